@@ -1,0 +1,58 @@
+"""Structured forgetting: from Θ_0, converged on D_0, to the trajectory Θ_{S-1}, …, Θ_1, Θ_0 (paper, Sec. 3)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from know.data import ImageSet
+from know.paths import atomic
+from know.prediction import State
+from know.training import Recipe, fit
+
+
+def state_of(net: nn.Module) -> State:
+    """A copy of the state dict, on the CPU, in plain contiguous layout."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in net.state_dict().items()}
+
+
+def forget(
+    net: nn.Module,
+    subsets: Sequence[ImageSet],
+    recipe: Recipe,
+    seed: int,
+    mode: Literal["sequential", "restart"] = "sequential",
+    initial: Mapping[str, Tensor] | None = None,
+) -> list[State]:
+    """The trajectory of ``net``, which holds Θ_0 and is left with Θ_{S-1}: S states, most forgotten first, Θ_0 last.
+
+    Args:
+        subsets: D_1 ⊃ … ⊃ D_{S-1}; D_0 is not needed.
+        recipe: of the fine-tuning on each.
+        mode: "sequential", the paper's: Θ_k starts from Θ_{k-1}. "restart", the released meta-data script's: every
+            Θ_k starts from the same ``initial`` weights, those from which Θ_0 was trained.
+    """
+    if mode == "restart" and initial is None:
+        raise ValueError("mode 'restart' needs the initial weights from which Θ_0 was trained")
+    trajectory = [state_of(net)]
+    for k, subset in enumerate(subsets, start=1):
+        if mode == "restart" and initial is not None:
+            net.load_state_dict(initial)
+        fit(net, subset, recipe, seed * 100 + k)
+        trajectory.append(state_of(net))
+    return trajectory[::-1]
+
+
+def save_trajectory(trajectory: Sequence[Mapping[str, Tensor]], folder: Path) -> None:
+    """Write Θ_k as ``theta_k.safetensors``, k = 0 … S-1."""
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        for k, theta in enumerate(reversed(trajectory)):
+            save_file(dict(theta), temporary / f"theta_{k}.safetensors")
+
+
+def load_trajectory(folder: Path, length: int) -> list[State]:
+    """Read Θ_{length-1}, …, Θ_0, most forgotten first."""
+    return [load_file(folder / f"theta_{k}.safetensors") for k in reversed(range(length))]

@@ -1,0 +1,187 @@
+"""The networks: small members of the families from which the paper collects its weight paths.
+
+Every network is ``features`` (a body) followed by ``head`` (the last linear layer), so that transfer can swap the
+head and fine-tuning can freeze all but it. All have fewer than 3 M parameters.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    """A body and a linear head: images (N, C, H, W) to logits (N, classes)."""
+
+    def __init__(self, features: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.features = features
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: bool = True
+) -> nn.Sequential:
+    """Convolution, BatchNorm and, unless told otherwise, ReLU."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), *([nn.ReLU(inplace=True)] if act else []))
+
+
+def _pooled(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def cnn(channels: int, classes: int) -> Net:
+    """The released code's sample net: 3×3 convolutions of 8, 16, 32, 32 channels, each with ReLU and 2×2 max-pooling,
+    a dense layer of 64, no BatchNorm. (Global pooling after the fourth makes it independent of the image size; on
+    28×28 images it is the identity.)"""
+    layers: list[nn.Module] = []
+    for width in (8, 16, 32, 32):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        channels = width
+    return Net(nn.Sequential(_pooled(*layers), nn.Linear(32, 64), nn.ReLU(inplace=True)), 64, classes)
+
+
+def cnn_bn(channels: int, classes: int) -> Net:
+    """The sample net with BatchNorm after each convolution."""
+    layers: list[nn.Module] = []
+    for width in (8, 16, 32, 32):
+        layers += [_conv(channels, width), nn.MaxPool2d(2)]
+        channels = width
+    return Net(nn.Sequential(_pooled(*layers), nn.Linear(32, 64), nn.ReLU(inplace=True)), 64, classes)
+
+
+class _Residual(nn.Module):
+    """x + branch(x), or skip(x) + branch(x) where the shape changes; an optional ReLU follows (He et al., 2016)."""
+
+    def __init__(self, branch: nn.Module, skip: nn.Module | None, relu: bool) -> None:
+        super().__init__()
+        self.branch, self.skip = branch, skip or nn.Identity()
+        self.act = nn.ReLU(inplace=True) if relu else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.skip(x) + self.branch(x))
+
+
+def resnet(channels: int, classes: int) -> Net:
+    """A ResNet of basic blocks, widths 16-32-64, one block a stage."""
+    layers: list[nn.Module] = [_conv(channels, 16, stride=2)]
+    inputs = 16
+    for width, stride in ((16, 1), (32, 2), (64, 2)):
+        branch = nn.Sequential(_conv(inputs, width, stride=stride), _conv(width, width, act=False))
+        skip = None if inputs == width else _conv(inputs, width, 1, stride, act=False)
+        layers.append(_Residual(branch, skip, relu=True))
+        inputs = width
+    return Net(_pooled(*layers), inputs, classes)
+
+
+def mobilenet(channels: int, classes: int) -> Net:
+    """MobileNetV2's inverted residuals (expansion 4, linear bottlenecks), widths 16-24-32."""
+    layers: list[nn.Module] = [_conv(channels, 16, stride=2)]
+    inputs = 16
+    for width, stride in ((16, 1), (24, 2), (24, 1), (32, 2), (32, 1)):
+        hidden = 4 * inputs
+        branch = nn.Sequential(
+            _conv(inputs, hidden, 1),
+            _conv(hidden, hidden, 3, stride, groups=hidden),
+            _conv(hidden, width, 1, act=False),
+        )
+        layers.append(_Residual(branch, None, relu=False) if stride == 1 and inputs == width else branch)
+        inputs = width
+    return Net(_pooled(*layers, _conv(inputs, 96, 1)), 96, classes)
+
+
+class _Shuffle(nn.Module):
+    """ShuffleNetV2's unit: half of the channels pass, half go through a branch, then the halves are interleaved;
+    with stride 2 both halves see all channels (Ma et al., 2018)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        half = outputs // 2
+        self.split = stride == 1
+        entry = half if self.split else inputs
+        self.branch = nn.Sequential(
+            _conv(entry, half, 1), _conv(half, half, 3, stride, groups=half, act=False), _conv(half, half, 1)
+        )
+        self.skip = (
+            nn.Identity()
+            if self.split
+            else nn.Sequential(_conv(inputs, inputs, 3, stride, groups=inputs, act=False), _conv(inputs, half, 1))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, worked = x.chunk(2, 1) if self.split else (x, x)
+        both = torch.stack([self.skip(kept), self.branch(worked)], 2)
+        return both.flatten(1, 2)
+
+
+def shufflenet(channels: int, classes: int) -> Net:
+    """ShuffleNetV2 units, widths 32-64."""
+    layers: list[nn.Module] = [_conv(channels, 16, stride=2)]
+    inputs = 16
+    for width in (32, 64):
+        layers += [_Shuffle(inputs, width, 2), _Shuffle(width, width, 1)]
+        inputs = width
+    return Net(_pooled(*layers, _conv(inputs, 96, 1)), 96, classes)
+
+
+class _Dense(nn.Module):
+    """A densely connected layer: its output is appended to its input (Huang et al., 2017)."""
+
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        self.layer = _conv(inputs, growth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.layer(x)], 1)
+
+
+def densenet(channels: int, classes: int) -> Net:
+    """Three dense blocks of three layers, growth 12, with 1×1 transitions and average pooling between."""
+    layers: list[nn.Module] = [_conv(channels, 16, stride=2)]
+    inputs = 16
+    for block in range(3):
+        for _ in range(3):
+            layers.append(_Dense(inputs, 12))
+            inputs += 12
+        if block < 2:
+            layers += [_conv(inputs, inputs // 2, 1), nn.AvgPool2d(2)]
+            inputs //= 2
+    return Net(_pooled(*layers), inputs, classes)
+
+
+ARCHITECTURES: dict[str, Callable[[int, int], Net]] = {
+    "cnn": cnn,
+    "cnn-bn": cnn_bn,
+    "resnet": resnet,
+    "mobilenet": mobilenet,
+    "shufflenet": shufflenet,
+    "densenet": densenet,
+}
+
+
+def build(architecture: str, channels: int, classes: int, seed: int) -> Net:
+    """A freshly initialised network.
+
+    Initialisation is He's uniform (convolutions and hidden linear layers) and PyTorch's default for the head,
+    drawn under ``seed`` without touching the global generator.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = ARCHITECTURES[architecture](channels, classes)
+        for module in net.features.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+    return net
+
+
+def new_head(net: Net, classes: int, seed: int) -> None:
+    """Replace the head of ``net`` by a fresh one of ``classes`` outputs, as transfer to another label set does."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net.head = nn.Linear(net.head.in_features, classes)

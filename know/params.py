@@ -1,0 +1,298 @@
+"""The experiment's parameters: ``params.yaml``, validated once, as typed and frozen objects.
+
+A stage's notebook is given only the sections that it declares; asking for another one is an error, so no stage can
+depend on a parameter that DVC does not know of.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML, YAMLError
+
+from know import paths
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
+
+# Names are listed here, not where they are implemented, so that a wrong one is reported before torch is imported.
+Dataset = Literal["fashion-mnist-embedded", "mnist-embedded", "fashion-mnist", "mnist", "cifar10", "cifar100"]
+Architecture = Literal["cnn", "cnn-bn", "resnet", "mobilenet", "shufflenet", "densenet"]
+Method = Literal["known", "linear", "task_vector", "shrunk"]
+
+
+class ParamError(ValueError):
+    """A parameter is wrong. The message is one line: the key, what was given and what is allowed."""
+
+
+def subset_sizes(total: int, rate: float, length: int) -> list[int]:
+    """|D_k| = r^k |D_0|, rounded, for k = 0 … length-1."""
+    return [round(rate**k * total) for k in range(length)]
+
+
+def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("the entries must differ")
+    return values
+
+
+def _ascending(values: tuple[N, N]) -> tuple[N, N]:
+    if values[0] > values[1]:
+        raise ValueError("the first must not exceed the second")
+    return values
+
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=1000)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
+Classes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2), AfterValidator(_distinct)]
+RateRange = Annotated[tuple[Rate, Rate], AfterValidator(_ascending)]
+LearningRateRange = Annotated[tuple[LearningRate, LearningRate], AfterValidator(_ascending)]
+CountRange = Annotated[tuple[Count, Count], AfterValidator(_ascending)]
+
+
+class Section(BaseModel):
+    """A group of parameters. Unknown keys are errors; values cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Compute(Section):
+    """Where the work runs. No result depends on ``jobs`` or ``backend``."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    jobs: Literal["auto"] | Count
+    backend: Literal["loky", "dask", "ray"]
+
+
+class Downsize(Section):
+    """The source task, the downstream task, and the draws of D_0."""
+
+    dataset: Dataset
+    source_classes: Classes
+    downstream_classes: Classes
+    source_images: Count
+    validation_images: Count
+    source_seeds: Seeds
+
+    @model_validator(mode="after")
+    def _classes(self) -> Self:
+        last = 99 if self.dataset == "cifar100" else 9
+        for key in ("source_classes", "downstream_classes"):
+            if wrong := [c for c in getattr(self, key) if c > last]:
+                raise ValueError(f"{key}: got {wrong}; allowed: classes 0 to {last} of {self.dataset}")
+        if both := set(self.source_classes) & set(self.downstream_classes):
+            raise ValueError(f"downstream_classes: got {sorted(both)}, which source_classes holds too; allowed: others")
+        return self
+
+
+class SourceTraining(Section):
+    """Training Θ_0 until the validation loss has not improved for ``patience`` epochs."""
+
+    max_epochs: Count
+    patience: Count
+    batch_size: Count
+    lr: LearningRate
+    augment: bool
+
+
+class Forget(Section):
+    """The forgetting runs: Θ_0 →D_1→ Θ_1 →D_2→ …"""
+
+    architecture: Architecture
+    mode: Literal["sequential", "restart"]
+    source: SourceTraining
+    epochs: Count
+    batch_size: Count
+    lr: LearningRate
+    augment: bool
+
+
+class MetaRuns(Section):
+    """The ranges from which each run of the meta-dataset draws its hyper-parameters, uniformly."""
+
+    count: Annotated[int, Field(ge=2)]
+    held_out: Count
+    subsets: Annotated[int, Field(ge=3)]
+    images: Annotated[tuple[Annotated[int, Field(ge=32)], Count], AfterValidator(_ascending)]
+    source_epochs: CountRange
+    epochs: CountRange
+    rate: RateRange
+    lr: LearningRateRange
+    batch_size: CountRange
+    augment: bool
+
+    @model_validator(mode="after")
+    def _held_out(self) -> Self:
+        if self.held_out >= self.count:
+            raise ValueError(f"held_out: got {self.held_out}; allowed: less than count = {self.count}")
+        return self
+
+
+class KnownTraining(Section):
+    """Meta-training of one KNOWN: Adam at ``lr`` for ``steps`` batches of ``batch_size`` windows."""
+
+    steps: Count
+    batch_size: Count
+    lr: LearningRate
+
+
+class MetaTrain(Section):
+    datasets: Annotated[tuple[Dataset, ...], Field(min_length=1), AfterValidator(_distinct)]
+    architectures: Annotated[tuple[Architecture, ...], Field(min_length=1), AfterValidator(_distinct)]
+    runs: MetaRuns
+    known: KnownTraining
+    seed: Seed
+
+
+class Predict(Section):
+    """Retrodiction past Θ_0."""
+
+    methods: Annotated[tuple[Method, ...], Field(min_length=1), AfterValidator(_distinct)]
+    steps: Annotated[int, Field(ge=1, le=10)]
+    task_vector_scale: Annotated[float, Field(gt=0)]
+    batchnorm: Literal["copy", "predict", "reset", "re-estimate"]
+
+
+class FineTuning(Section):
+    """The paper's two phases: the head alone at ``head_lr``, then everything, by cosine from ``lr`` to 0."""
+
+    head_epochs: Annotated[int, Field(ge=0)]
+    head_lr: LearningRate
+    epochs: Count
+    lr: LearningRate
+    batch_size: Count
+    augment: bool
+
+
+class Evaluate(Section):
+    """Downstream fine-tuning from each set of weights."""
+
+    labels: Count
+    fractions: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    downstream_seeds: Seeds
+    fine_tuning: FineTuning
+
+
+class Report(Section):
+    confidence: Rate
+
+
+class Params(Section):
+    """All of ``params.yaml``."""
+
+    rate: Rate
+    history_length: Annotated[int, Field(ge=2, le=20)]
+    compute: Compute
+    downsize: Downsize
+    forget: Forget
+    meta_train: MetaTrain
+    predict: Predict
+    evaluate: Evaluate
+    report: Report
+
+    def __getattr__(self, name: str) -> Any:
+        if name in type(self).model_fields:
+            raise ParamError(f"{name}: this stage was not given it; add it to the stage's -p and params: in dvc.yaml")
+        return super().__getattr__(name)  # type: ignore[misc]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        length, classes = self.history_length, len(self.downsize.source_classes)
+        smallest = subset_sizes(self.downsize.source_images, self.rate, length)[-1]
+        if smallest < classes:
+            raise ValueError(
+                f"history_length: got {length}, which at rate = {self.rate} leaves {smallest} of downsize.source_images"
+                f" = {self.downsize.source_images} in the smallest subset; allowed: one that leaves {classes} or more"
+                f" (one a class)"
+            )
+        if length >= self.meta_train.runs.subsets:
+            raise ValueError(
+                f"history_length: got {length}; allowed: less than meta_train.runs.subsets ="
+                f" {self.meta_train.runs.subsets}, for a window needs a next weight to predict"
+            )
+        smallest_labels = round(min(self.evaluate.fractions) * self.evaluate.labels)
+        if smallest_labels < len(self.downsize.downstream_classes):
+            raise ValueError(
+                f"evaluate.fractions: got {min(self.evaluate.fractions)}, which leaves {smallest_labels} of"
+                f" {self.evaluate.labels} labels; allowed: one that leaves"
+                f" {len(self.downsize.downstream_classes)} or more (one a class)"
+            )
+        return self
+
+
+def _line(error: ErrorDetails) -> str:
+    """One of pydantic's errors as one line: key, given, allowed."""
+    key = ".".join(str(part) for part in error["loc"])
+    reason = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        *parents, name = error["loc"]
+        section: Any = Params
+        for parent in parents:
+            section = section.model_fields[parent].annotation
+        close = difflib.get_close_matches(str(name), section.model_fields, 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return f"{key}: unknown key; allowed: {', '.join(section.model_fields)}{hint}"
+    if error["type"] == "missing":
+        return f"{key}: missing; it must be given"
+    if error["type"] == "value_error" and isinstance(error["input"], Mapping):
+        return f"{key}.{reason}".removeprefix(".")  # from a section's own check, which names its key
+    return f"{key}: got {error['input']!r}; {reason[0].lower() + reason[1:]}"
+
+
+def load(path: Path = paths.PARAMS) -> Params:
+    """Read and validate a parameter file.
+
+    Raises:
+        ParamError: one line that names the file, the key, what was given and what is allowed.
+    """
+    try:
+        given = YAML(typ="safe").load(path.read_text())
+    except OSError as error:
+        raise ParamError(f"{path}: {error.strerror}") from None
+    except YAMLError as error:
+        raise ParamError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(given, Mapping):
+        raise ParamError(f"{path}: expected sections such as downsize:, got {type(given).__name__}")
+    try:
+        return Params.model_validate(given)
+    except ValidationError as error:
+        raise ParamError(f"{path.name}: {_line(error.errors()[0])}") from None
+
+
+def sections(params: Params, names: Iterable[str]) -> dict[str, object]:
+    """Just these top-level keys of ``params``, as plain values that a notebook can be given.
+
+    Raises:
+        ParamError: there is no such section.
+    """
+    plain = params.model_dump(mode="json")
+    if unknown := [name for name in names if name not in plain]:
+        raise ParamError(f"{unknown[0]}: unknown section; allowed: {', '.join(plain)}")
+    return {name: plain[name] for name in names}
+
+
+def given(injected: Mapping[str, object]) -> Params:
+    """The parameters that a notebook was given: the injected sections, or all of ``params.yaml`` if run by hand."""
+    if not injected:
+        return load()
+    fields = Params.model_fields
+    values: dict[str, Any] = {
+        name: TypeAdapter(cast(Any, fields[name].annotation)).validate_python(value) for name, value in injected.items()
+    }
+    return Params.model_construct(_fields_set=set(values), **values)
