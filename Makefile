@@ -15,7 +15,11 @@ $(BIN)/.know-installed: pyproject.toml
 	touch $@
 
 repro: install
-	$(if $(PROFILE),cp profiles/$(PROFILE).yaml params.yaml)
+ifdef PROFILE
+	cmp -s profiles/$(PROFILE).yaml params.yaml || git diff --quiet HEAD -- params.yaml || \
+	  { echo "params.yaml has changes that profile $(PROFILE) would overwrite: commit or stash them" >&2; exit 1; }
+	cp profiles/$(PROFILE).yaml params.yaml
+endif
 	dvc repro
 	@echo
 	@echo "Done. Open reports/index.html: every notebook, figure and table."

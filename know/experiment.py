@@ -389,7 +389,7 @@ def evaluate(params: Params) -> pd.DataFrame:
         task = {
             "source": _task_name(params.downsize.dataset, params.downsize.source_classes),
             "arch": params.forget.architecture,
-            "downstream": _task_name(params.downsize.dataset, params.downsize.downstream_classes),
+            "downstream": _task_name(params.downsize.downstream_dataset, params.downsize.downstream_classes),
         }
         table = pd.DataFrame(
             [

@@ -1,12 +1,14 @@
 """The networks: small members of the families from which the paper collects its weight paths.
 
 Every network is ``features`` (a body) followed by ``head`` (the last linear layer), so that transfer can swap the
-head and fine-tuning can freeze all but it. All have fewer than 3 M parameters.
+head and fine-tuning can freeze all but it. All but ResNet18 have fewer than 3 M
+parameters.
 """
 
 from collections.abc import Callable
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
 
@@ -153,6 +155,16 @@ def densenet(channels: int, classes: int) -> Net:
     return Net(_pooled(*layers), inputs, classes)
 
 
+def resnet18(channels: int, classes: int) -> Net:
+    """torchvision's ResNet18 with the usual stem for small images: a 3×3 convolution of stride 1 and no pooling. The
+    paper's network; 11 M parameters, so too large for the meta-dataset."""
+    net = torchvision.models.resnet18()
+    net.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+    net.maxpool = nn.Identity()
+    net.fc = nn.Identity()
+    return Net(net, 512, classes)
+
+
 ARCHITECTURES: dict[str, Callable[[int, int], Net]] = {
     "cnn": cnn,
     "cnn-bn": cnn_bn,
@@ -160,6 +172,7 @@ ARCHITECTURES: dict[str, Callable[[int, int], Net]] = {
     "mobilenet": mobilenet,
     "shufflenet": shufflenet,
     "densenet": densenet,
+    "resnet18": resnet18,
 }
 
 

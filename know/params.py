@@ -28,7 +28,7 @@ N = TypeVar("N", int, float)
 
 # Names are listed here, not where they are implemented, so that a wrong one is reported before torch is imported.
 Dataset = Literal["fashion-mnist-embedded", "mnist-embedded", "fashion-mnist", "mnist", "cifar10", "cifar100"]
-Architecture = Literal["cnn", "cnn-bn", "resnet", "mobilenet", "shufflenet", "densenet"]
+Architecture = Literal["cnn", "cnn-bn", "resnet", "mobilenet", "shufflenet", "densenet", "resnet18"]
 Method = Literal["known", "linear", "task_vector", "shrunk"]
 
 
@@ -83,6 +83,7 @@ class Downsize(Section):
 
     dataset: Dataset
     source_classes: Classes
+    downstream_dataset: Dataset
     downstream_classes: Classes
     source_images: Count
     validation_images: Count
@@ -90,12 +91,19 @@ class Downsize(Section):
 
     @model_validator(mode="after")
     def _classes(self) -> Self:
-        last = 99 if self.dataset == "cifar100" else 9
-        for key in ("source_classes", "downstream_classes"):
+        tasks = {"source_classes": self.dataset, "downstream_classes": self.downstream_dataset}
+        for key, dataset in tasks.items():
+            last = 99 if dataset == "cifar100" else 9
             if wrong := [c for c in getattr(self, key) if c > last]:
-                raise ValueError(f"{key}: got {wrong}; allowed: classes 0 to {last} of {self.dataset}")
-        if both := set(self.source_classes) & set(self.downstream_classes):
+                raise ValueError(f"{key}: got {wrong}; allowed: classes 0 to {last} of {dataset}")
+        plain, plain_downstream = (name.removesuffix("-embedded") for name in tasks.values())
+        if plain == plain_downstream and (both := set(self.source_classes) & set(self.downstream_classes)):
             raise ValueError(f"downstream_classes: got {sorted(both)}, which source_classes holds too; allowed: others")
+        if ("cifar" in plain) != ("cifar" in plain_downstream):
+            raise ValueError(
+                f"downstream_dataset: got {self.downstream_dataset}; allowed: one with as many colour channels as"
+                f" dataset = {self.dataset}"
+            )
         return self
 
 
@@ -272,7 +280,9 @@ def load(path: Path = paths.PARAMS) -> Params:
     try:
         return Params.model_validate(given)
     except ValidationError as error:
-        raise ParamError(f"{path.name}: {_line(error.errors()[0])}") from None
+        # A misspelt key is both unknown and missing; the first says more.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        raise ParamError(f"{path.name}: {_line(first)}") from None
 
 
 def sections(params: Params, names: Iterable[str]) -> dict[str, object]:

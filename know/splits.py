@@ -28,7 +28,7 @@ def source(params: Downsize, part: Literal["train", "test"], device: torch.devic
 
 def downstream(params: Downsize, part: Literal["train", "test"], device: torch.device) -> ImageSet:
     """The downstream task's images: of the training part a pool to draw the labelled ones from."""
-    return _task(params.dataset, params.downstream_classes, part, device)
+    return _task(params.downstream_dataset, params.downstream_classes, part, device)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,5 @@
+"""``python -m know`` is the ``know`` command."""
+
+from know.cli import main
+
+main()

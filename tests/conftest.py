@@ -1,0 +1,65 @@
+"""Micro experiments: every part of the real one, in seconds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from know import paths, params as know_params
+from know.data import ImageSet
+
+MICRO = {
+    "compute": {"jobs": 1},
+    "downsize": {"source_images": 192, "validation_images": 60, "source_seeds": [0, 1]},
+    "forget": {"source": {"max_epochs": 3, "patience": 2}, "epochs": 1},
+    "meta_train": {
+        "architectures": ["cnn", "shufflenet", "resnet"],
+        "runs": {"count": 6, "held_out": 2, "images": [64, 80], "source_epochs": [1, 1], "epochs": [1, 1]},
+        "known": {"steps": 20, "batch_size": 256},
+    },
+    "predict": {"steps": 2},
+    "evaluate": {
+        "labels": 24,
+        "fractions": [0.5, 1.0],
+        "downstream_seeds": [0, 1],
+        "fine_tuning": {"head_epochs": 1, "epochs": 1},
+    },
+}
+
+
+def _merge(base: dict, changes: dict) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def write_params(path: Path, changes: dict) -> None:
+    """The committed params.yaml with some values changed."""
+    yaml = YAML()
+    values = yaml.load(paths.PARAMS.read_text())
+    _merge(values, changes)
+    with path.open("w") as file:
+        yaml.dump(values, file)
+
+
+@pytest.fixture
+def micro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> know_params.Params:
+    """Micro parameters, with everything that the stages write under a temporary folder."""
+    for name in ("SPLITS", "TRAJECTORIES", "META", "HYPERMODEL", "PREDICTIONS", "RESULTS"):
+        monkeypatch.setattr(paths, name, tmp_path / "data" / name.lower())
+    for name in ("BUILD", "REPORTS"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    write_params(tmp_path / "params.yaml", MICRO)
+    return know_params.load(tmp_path / "params.yaml")
+
+
+@pytest.fixture
+def toy() -> ImageSet:
+    """120 random 28×28 images of three classes that differ in brightness."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(120) % 3
+    noise = torch.randint(0, 60, (120, 1, 28, 28), generator=generator)
+    return ImageSet((noise + 60 * labels[:, None, None, None]).to(torch.uint8), labels, ("a", "b", "c"))

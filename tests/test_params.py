@@ -1,0 +1,98 @@
+import subprocess
+import sys
+import time
+from typing import get_args
+
+import pytest
+from conftest import write_params
+
+from know import params as P
+from know.models import ARCHITECTURES
+
+BAD = [
+    ({"downsize": {"sourse_images": 5}}, "downsize.sourse_images: unknown key; allowed: dataset, ", "did you mean source_images?"),
+    ({"rate": 1.0}, "rate: got 1.0; input should be less than 1", ""),
+    ({"rate": 0}, "rate: got 0; input should be greater than 0", ""),
+    ({"history_length": 9}, "history_length: got 9, which at rate = 0.5 leaves 4 of downsize.source_images = 1000", "allowed:"),
+    ({"history_length": 7}, "history_length: got 7; allowed: less than meta_train.runs.subsets = 7", ""),
+    ({"forget": {"architecture": "resnt"}}, "forget.architecture: got 'resnt'; input should be 'cnn', ", "'resnet'"),
+    ({"meta_train": {"architectures": ["cnn", "vgg"]}}, "meta_train.architectures.1: got 'vgg'", "'densenet'"),
+    ({"downsize": {"dataset": "imagenet"}}, "downsize.dataset: got 'imagenet'; input should be 'fashion-mnist-embedded'", "'cifar100'"),
+    ({"downsize": {"downstream_classes": [0, 2]}}, "downsize.downstream_classes: got [0], which source_classes holds too", ""),
+    ({"downsize": {"source_classes": [0, 12]}}, "downsize.source_classes: got [12]; allowed: classes 0 to 9", ""),
+    ({"downsize": {"downstream_dataset": "cifar10"}}, "downsize.downstream_dataset: got cifar10; allowed:", ""),
+    ({"downsize": {"source_seeds": [1, 1]}}, "downsize.source_seeds: got [1, 1]; the entries must differ", ""),
+    ({"meta_train": {"runs": {"held_out": 40}}}, "meta_train.runs.held_out: got 40; allowed: less than count", ""),
+    ({"meta_train": {"runs": {"lr": [0.1, 0.01]}}}, "meta_train.runs.lr: got [0.1, 0.01]; the first must not exceed", ""),
+    ({"predict": {"steps": 0}}, "predict.steps: got 0; input should be greater than or equal to 1", ""),
+    ({"predict": {"batchnorm": "maybe"}}, "predict.batchnorm: got 'maybe'; input should be 'copy'", "'re-estimate'"),
+    ({"predict": {"methods": ["known", "magic"]}}, "predict.methods.1: got 'magic'", "'task_vector'"),
+    ({"evaluate": {"fractions": [0.01]}}, "evaluate.fractions: got 0.01, which leaves 0 of 50 labels", "allowed:"),
+    ({"compute": {"device": "tpu"}}, "compute.device: got 'tpu'", "auto"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "start", "also"), BAD, ids=[bad[1].split(":")[0] for bad in BAD])
+def test_bad_parameters_give_one_line(changes, start, also, tmp_path):
+    if "sourse_images" in changes.get("downsize", {}):
+        text = P.paths.PARAMS.read_text().replace("source_images:", "sourse_images:")
+        (tmp_path / "params.yaml").write_text(text)
+    else:
+        write_params(tmp_path / "params.yaml", changes)
+    with pytest.raises(P.ParamError) as error:
+        P.load(tmp_path / "params.yaml")
+    message = str(error.value)
+    assert message.startswith(f"params.yaml: {start}") and also in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("a: [", "not YAML"), ("- 1", "expected sections"), ("", "expected sections"), ("rate: 0.5", "missing")],
+)
+def test_files_that_are_no_parameters(text, reason, tmp_path):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(P.ParamError, match=reason):
+        P.load(tmp_path / "params.yaml")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(P.ParamError, match=r"nowhere\.yaml: No such file"):
+        P.load(tmp_path / "nowhere.yaml")
+
+
+def test_wrong_parameter_is_reported_before_torch_is_loaded(tmp_path):
+    write_params(tmp_path / "params.yaml", {"rate": 2})
+    code = (
+        "import sys; from pathlib import Path; from know.params import load, ParamError\n"
+        f"try: load(Path({str(tmp_path / 'params.yaml')!r}))\n"
+        "except ParamError as error: print(error, 'torch' in sys.modules)"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "params.yaml: rate: got 2; input should be less than 1 False\n"
+    assert time.monotonic() - started < 10
+
+
+def test_exponents_are_numbers(tmp_path):
+    text = P.paths.PARAMS.read_text().replace("lr: 0.0004", "lr: 4e-4")
+    (tmp_path / "params.yaml").write_text(text)
+    assert P.load(tmp_path / "params.yaml").evaluate.fine_tuning.lr == 4e-4
+
+
+def test_a_stage_sees_only_what_it_was_given():
+    p = P.load()
+    some = P.given(P.sections(p, ["rate", "downsize"]))
+    assert some.rate == p.rate and some.downsize == p.downsize
+    with pytest.raises(P.ParamError, match=r"forget: this stage was not given it"):
+        _ = some.forget
+    with pytest.raises(P.ParamError, match="unknown section"):
+        P.sections(p, ["forgetting"])
+
+
+def test_names_are_those_implemented():
+    assert set(ARCHITECTURES) == set(get_args(P.Architecture))
+
+
+def test_parameters_cannot_be_changed():
+    with pytest.raises(Exception, match="frozen"):
+        P.load().predict.steps = 5

@@ -1,0 +1,73 @@
+"""The files around the code say the same as the code."""
+
+import re
+import tomllib
+
+import nbformat
+import pytest
+from ruamel.yaml import YAML
+
+from know import paths
+from know.params import Params
+
+NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+STAGES = YAML(typ="safe").load((paths.ROOT / "dvc.yaml").read_text())["stages"]
+PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_there_are_six_notebooks_and_six_stages():
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_downsize", "02_forget", "03_meta_train", "04_predict", "05_evaluate", "06_report"
+    ]  # fmt: skip
+    assert list(STAGES) == ["downsize", "forget", "meta_train", "predict", "evaluate", "report"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_stripped_and_take_parameters(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook.cells)
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_injected_sections_are_the_declared_ones(name):
+    stage = STAGES[name]
+    command = stage["cmd"] if isinstance(stage["cmd"], str) else stage["cmd"][0]
+    assert re.findall(r"-p (\w+)", command) == stage["params"]
+    assert set(stage["params"]) <= set(Params.model_fields)
+    notebook = re.search(r"notebooks/\S+", command)
+    assert notebook and notebook[0] in stage["deps"] and notebook[0].endswith(f"_{name}.ipynb")
+
+
+def test_every_file_of_the_package_that_a_stage_names_exists():
+    for stage in STAGES.values():
+        for dependency in stage["deps"]:
+            if dependency.startswith(("know/", "notebooks/")):
+                assert (paths.ROOT / dependency).exists(), dependency
+
+
+def test_environment_yml_says_the_same_as_pyproject():
+    conda = YAML(typ="safe").load((paths.ROOT / "environment.yml").read_text())["dependencies"]
+    plain = {item for item in conda if isinstance(item, str)}
+    wanted = {*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]}
+    renamed = {re.sub(r"^torch>=", "pytorch>=", item) for item in wanted}
+    assert plain == renamed | {f"python{PROJECT['requires-python']}", "pip"}
+
+
+def test_profiles_are_valid_and_quick_is_the_default():
+    from know.params import load
+
+    profiles = {path.stem: load(path) for path in sorted((paths.ROOT / "profiles").glob("*.yaml"))}
+    assert profiles["quick"] == load()
+
+
+def test_every_parameter_is_explained():
+    """Each key of params.yaml has a comment, on its line or above it, or is inside a group whose line has one."""
+    lines = paths.PARAMS.read_text().splitlines()
+    assert sum("#" in line for line in lines) > 0.6 * sum(":" in line for line in lines)
+
+
+def test_dvc_sends_nothing_home():
+    config = (paths.ROOT / ".dvc" / "config").read_text()
+    assert "analytics = false" in config and "check_update = false" in config

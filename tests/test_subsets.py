@@ -1,0 +1,67 @@
+import pytest
+import torch
+from hypothesis import given, strategies as st
+
+from know.params import ParamError, load, subset_sizes
+from know.splits import draw_split, load_split, save_split
+from know.subsets import nested_subsets, stratified_order
+
+labels = st.lists(st.integers(0, 4), min_size=1, max_size=200).map(torch.tensor)
+
+
+def test_sizes_are_powers_of_the_rate():
+    assert subset_sizes(2000, 0.5, 5) == [2000, 1000, 500, 250, 125]
+    assert subset_sizes(900, 1 / 3, 3) == [900, 300, 100]
+
+
+@given(labels, st.integers(0, 5))
+def test_order_is_a_permutation_with_balanced_prefixes(labels, seed):
+    order = stratified_order(labels, seed)
+    assert sorted(order.tolist()) == list(range(len(labels)))
+    totals = labels.bincount(minlength=5)
+    for size in range(1, len(labels) + 1):
+        counts = labels[order[:size]].bincount(minlength=5)
+        assert (counts - totals * size / len(labels)).abs().max() <= 1.0 + 1e-9
+
+
+@given(st.integers(10, 500), st.floats(0.1, 0.9), st.integers(2, 6))
+def test_subsets_are_nested(total, rate, length):
+    subsets = nested_subsets(torch.randperm(total), rate, length)
+    assert [len(s) for s in subsets] == [round(rate**k * total) for k in range(length)]
+    for larger, smaller in zip(subsets, subsets[1:], strict=False):
+        assert set(smaller.tolist()) <= set(larger.tolist())
+
+
+def test_order_depends_on_the_seed_alone():
+    labels = torch.arange(300) % 7
+    assert torch.equal(stratified_order(labels, 3), stratified_order(labels, 3))
+    assert not torch.equal(stratified_order(labels, 3), stratified_order(labels, 4))
+
+
+def test_split_is_disjoint_balanced_and_survives_the_disk(tmp_path):
+    p = load()
+    pool = torch.arange(6).repeat(2000)
+    split = draw_split(pool, p.downsize, p.rate, p.history_length, seed=1)
+    assert split.more is not None
+    d0, more, held = (set(x.tolist()) for x in (split.subsets[0], split.more, split.validation))
+    assert len(d0) == p.downsize.source_images and len(more) == round(len(d0) / p.rate)
+    assert d0 < more and not more & held and len(held) == p.downsize.validation_images
+    for subset in split.subsets:
+        counts = pool[subset].bincount(minlength=6)
+        assert counts.max() - counts.min() <= 1
+    save_split(split, tmp_path / "s.safetensors")
+    read = load_split(tmp_path / "s.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(read.subsets, split.subsets, strict=True))
+    assert torch.equal(read.more, split.more) and torch.equal(read.validation, split.validation)
+
+
+def test_split_without_room_for_the_real_d_minus_1():
+    p = load()
+    pool = torch.arange(6).repeat(400)
+    assert draw_split(pool, p.downsize, p.rate, 3, seed=0).more is None
+
+
+def test_split_names_the_parameter_when_the_pool_is_too_small():
+    p = load()
+    with pytest.raises(ParamError, match=r"downsize\.source_images: got 1000; allowed: at most 300"):
+        draw_split(torch.arange(6).repeat(250), p.downsize, p.rate, 3, seed=0)
