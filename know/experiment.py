@@ -53,9 +53,9 @@ from know.splits import downstream, draw_split, load_split, save_split, source
 from know.training import Recipe, fit, measure, normalise
 
 
-def write_csv(table: pd.DataFrame, name: str, folder: Path = paths.RESULTS) -> pd.DataFrame:
+def write_csv(table: pd.DataFrame, name: str, folder: Path | None = None) -> pd.DataFrame:
     """Write a table, by default to ``data/results/``, with six significant digits, and return it."""
-    with paths.atomic(folder / name) as temporary:
+    with paths.atomic((folder or paths.RESULTS) / name) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
     return table
 
@@ -110,10 +110,9 @@ class SourceResult:
     """Θ_{S-1}, …, Θ_0; of a ``more`` run just Θ_{-1}."""
     forgetting: list[tuple[int, int, str, float, float]]
     """seed, k, which images (test, kept, dropped, validation), loss, accuracy of Θ_k."""
-    learning: list[tuple[int, int, int, float, float, bool]]
-    """seed, k (0 or -1), epoch, training loss, validation loss, whether these weights were kept."""
-    converged: bool
-    """Training stopped because the validation loss no longer improved, not because epochs ran out."""
+    learning: list[tuple[int, int, int, float, float, bool, bool]]
+    """seed, k (0 or -1), epoch, training loss, validation loss, whether these weights were kept, and whether this
+    training stopped because the validation loss no longer improved, not because epochs ran out."""
 
 
 def _source_run(run: SourceRun) -> SourceResult:
@@ -131,14 +130,14 @@ def _source_run(run: SourceRun) -> SourceResult:
         net, pool.select(index.to(device)), recipe, run.seed, validation=validation, patience=options.patience
     )
     k = -1 if run.more else 0
+    converged = len(history.train_loss) < options.max_epochs
     learning = [
-        (run.seed, k, epoch, train, held, epoch == history.best_epoch)
+        (run.seed, k, epoch, train, held, epoch == history.best_epoch, converged)
         for epoch, (train, held) in enumerate(zip(history.train_loss, history.validation_loss, strict=True))
     ]
-    converged = len(history.train_loss) < options.max_epochs
     if run.more:
         rows = [(run.seed, -1, "test", *measure(net, test)), (run.seed, -1, "validation", *measure(net, validation))]
-        return SourceResult([state_of(net)], rows, learning, converged)
+        return SourceResult([state_of(net)], rows, learning)
 
     subsets = [pool.select(index.to(device)) for index in split.subsets]
     recipe = Recipe(params.forget.epochs, params.forget.batch_size, params.forget.lr, augment=params.forget.augment)
@@ -151,17 +150,16 @@ def _source_run(run: SourceRun) -> SourceResult:
         if len(dropped):
             parts["dropped"] = pool.select(dropped.to(device))
         rows += [(run.seed, k, name, *measure(net, images)) for name, images in parts.items()]
-    return SourceResult(trajectory, rows, learning, converged)
+    return SourceResult(trajectory, rows, learning)
 
 
 @dataclass(frozen=True)
 class Forgetting:
     """What the forgetting runs measured: ``table`` of seed, k, images, loss, accuracy; ``learning`` curves of Θ_0 and
-    Θ_{-1}; the seeds whose Θ_0 had ``not_converged`` when the epochs ran out."""
+    Θ_{-1}."""
 
     table: pd.DataFrame
     learning: pd.DataFrame
-    not_converged: list[int]
 
 
 def forget(params: Params) -> Forgetting:
@@ -183,12 +181,11 @@ def forget(params: Params) -> Forgetting:
         )
         learning = pd.DataFrame(
             [row for result in results for row in result.learning],
-            columns=["seed", "k", "epoch", "train_loss", "validation_loss", "kept"],
+            columns=["seed", "k", "epoch", "train_loss", "validation_loss", "kept", "converged"],
         )
         write_csv(table, "forgetting.csv")
         write_csv(learning, "source_learning.csv")
-    stopped = [run.seed for run, result in zip(runs, results, strict=True) if not run.more and not result.converged]
-    return Forgetting(table, learning, stopped)
+    return Forgetting(table, learning)
 
 
 def _trajectory_path(seed: int) -> Path:
@@ -423,7 +420,7 @@ def write_report(params: Params) -> list[str]:
     confidence, rate = params.report.confidence, params.rate
     tables = {
         name: read_csv(f"{name}.csv")
-        for name in ("transfer", "forgetting", "meta_errors", "meta_curves", "predictions")
+        for name in ("transfer", "forgetting", "source_learning", "meta_errors", "meta_curves", "predictions")
     }
     summary = report.summarise(tables["transfer"], params.evaluate.labels, confidence)
     drawn = {
@@ -449,6 +446,9 @@ def write_report(params: Params) -> list[str]:
     write_csv(shown[["start", "labels", "accuracy"]], "transfer.csv", plots)
     by_k = tables["forgetting"].groupby(["images", "k"], as_index=False)["accuracy"].mean()
     write_csv(by_k, "forgetting.csv", plots)
+    _, verdict = report.forgetting_verdict(tables["forgetting"], tables["source_learning"], confidence)
+    lines = report.findings(tables["transfer"], params.evaluate.labels, rate, confidence)
+    report.write_text(report.findings_page(verdict, report.check_pair(summary), lines), paths.REPORTS / "findings.md")
     values = report.metrics(summary, tables["forgetting"], tables["meta_errors"])
     report.write_json(values, paths.REPORTS / "metrics.json")
     return sorted(

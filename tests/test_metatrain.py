@@ -4,7 +4,14 @@ import torch
 from know.data import load as load_images
 from know.hypermodel import KINDS
 from know.metatrain import (
-    draw_runs, errors, load_paths, run_paths, save_paths, split_runs, train_known, windows,
+    draw_runs,
+    errors,
+    load_paths,
+    run_paths,
+    save_paths,
+    split_runs,
+    train_known,
+    windows,
 )  # fmt: skip
 from know.params import KnownTraining, load
 from know.prediction import linear, no_change
@@ -55,7 +62,9 @@ def exponential_paths(runs: int, seed: int) -> list[torch.Tensor]:
 def test_known_learns_a_law_that_a_line_cannot_follow():
     options = KnownTraining(steps=1500, batch_size=512, lr=0.001)
     known, curve = train_known(exponential_paths(4, 0), exponential_paths(2, 1), 5, options, seed=0)
-    found = errors(exponential_paths(1, 2)[0], "fc", 5, {"known": lambda w, k: known(w), "linear": linear, "same": no_change})
+    found = errors(
+        exponential_paths(1, 2)[0], "fc", 5, {"known": lambda w, k: known(w), "linear": linear, "same": no_change}
+    )
     assert found["known"] < 0.5 * found["same"] and found["known"] < 0.5 * found["linear"]
     assert curve.steps[-1] == 1500 and curve.errors[-1] < curve.errors[0]
 

@@ -69,7 +69,8 @@ def test_gains_are_paired():
 
 
 @pytest.mark.parametrize(
-    ("gain", "noise", "verdict"), [(0.02, 0.001, "better"), (-0.02, 0.001, "worse"), (0.001, 0.05, "no clear difference")]
+    ("gain", "noise", "verdict"),
+    [(0.02, 0.001, "better"), (-0.02, 0.001, "worse"), (0.001, 0.05, "no clear difference")],
 )
 def test_findings_follow_the_numbers(gain, noise, verdict):
     (line,) = report.findings(toy_transfer(gain, noise), 40, 0.5, 0.95)
@@ -86,14 +87,23 @@ def test_the_pair_of_tasks_is_checked():
 
 
 def forgetting(drop: float) -> pd.DataFrame:
-    rows = [(s, k, part, 1.0, 0.9 - drop * k + 0.001 * s * k) for s in range(4) for k in range(3) for part in ("test", "kept")]
+    rows = [
+        (s, k, part, 1.0, 0.9 - drop * k + 0.001 * s * k)
+        for s in range(4)
+        for k in range(3)
+        for part in ("test", "kept")
+    ]
     return pd.DataFrame(rows, columns=["seed", "k", "images", "loss", "accuracy"])
 
 
+def learning(*unfinished: int) -> pd.DataFrame:
+    return pd.DataFrame({"seed": range(4), "k": 0, "converged": [seed not in unfinished for seed in range(4)]})
+
+
 def test_forgetting_is_measured_and_warned_of():
-    observed, text = report.forgetting_verdict(forgetting(0.02), [], 0.95)
+    observed, text = report.forgetting_verdict(forgetting(0.02), learning(), 0.95)
     assert observed and text.startswith("Forgetting observed") and "falls by 3.7 ± " in text
-    observed, text = report.forgetting_verdict(forgetting(-0.02), [3], 0.95)
+    observed, text = report.forgetting_verdict(forgetting(-0.02), learning(3), 0.95)
     assert not observed and text.startswith("WARNING: no clear forgetting") and "seeds [3] had not converged" in text
 
 
