@@ -13,7 +13,7 @@ BAD = [
     ({"downsize": {"sourse_images": 5}}, "downsize.sourse_images: unknown key; allowed: dataset, ", "did you mean source_images?"),
     ({"rate": 1.0}, "rate: got 1.0; input should be less than 1", ""),
     ({"rate": 0}, "rate: got 0; input should be greater than 0", ""),
-    ({"history_length": 9}, "history_length: got 9, which at rate = 0.5 leaves 8 of downsize.source_images = 2000", "allowed:"),
+    ({"history_length": 10}, "history_length: got 10, which at rate = 0.5 leaves 4 of downsize.source_images = 2000", "allowed:"),
     ({"history_length": 7}, "history_length: got 7; allowed: less than meta_train.runs.subsets = 7", ""),
     ({"forget": {"architecture": "resnt"}}, "forget.architecture: got 'resnt'; input should be 'cnn', ", "'resnet'"),
     ({"meta_train": {"architectures": ["cnn", "vgg"]}}, "meta_train.architectures.1: got 'vgg'", "'densenet'"),
