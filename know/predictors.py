@@ -13,11 +13,12 @@ that options are validated before anything heavy is loaded.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar, get_args
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from know import paths
 
@@ -31,6 +32,33 @@ class Options(BaseModel):
     """What is chosen by name, with its options. Unknown options are errors; values cannot be changed afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+T = TypeVar("T", bound=Options)
+
+
+def by_name(key: str) -> BeforeValidator:
+    """Lets a bare name stand for a choice without options: ``linear`` for ``{method: linear}``."""
+    return BeforeValidator(lambda given: {key: given} if isinstance(given, str) else given)
+
+
+def chosen(registry: Mapping[str, type[T]], key: str, name: str, options: Mapping[str, object]) -> T:
+    """The entry of ``registry`` called ``name``, whose ``key`` says so, with these options.
+
+    Raises:
+        ValueError: one line that names the choice or the option, what was given and what is allowed.
+    """
+    if name not in registry:
+        raise ValueError(f"{key}: got {name!r}; allowed: {', '.join(registry)}")
+    try:
+        return registry[name].model_validate({key: name, **options})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        allowed = ", ".join(sorted(registry[name].model_fields.keys() - {key})) or "none"
+        raise ValueError(
+            f"{name}: {where}{first['msg'].removeprefix('Value error, ')}; its options: {allowed}"
+        ) from None
 
 
 class PathPredictor(Options):
@@ -233,20 +261,14 @@ class Wnn(Known):
     hypermodel: str
 
 
-def _named(given: object) -> object:
-    return {"method": given} if isinstance(given, str) else given
-
-
 AnyPredictor = Annotated[
     Annotated[
         NoChange | Average | Linear | Log | Exponential | TaskVector | Expo | TSV | Known | Wnn,
         Field(discriminator="method"),
     ],
-    BeforeValidator(_named),
+    by_name("method"),
 ]
 """A field of this type takes a name, ``linear``, or a name with options, ``{method: tsv, rank_share: 0.2}``."""
-
-_adapter: TypeAdapter[Any] = TypeAdapter(AnyPredictor)
 
 PREDICTORS: dict[str, type[PathPredictor]] = {
     cls.model_fields["method"].default: cls for cls in get_args(get_args(AnyPredictor)[0])
@@ -255,25 +277,8 @@ PREDICTORS: dict[str, type[PathPredictor]] = {
 
 
 def predictor(method: str, **options: object) -> PathPredictor:
-    """The predictor of this name with these options.
-
-    Raises:
-        ValueError: one line that names the method or option, what was given and what is allowed.
-    """
-    if method not in PREDICTORS:
-        raise ValueError(f"method: got {method!r}; allowed: {', '.join(PREDICTORS)}")
-    try:
-        return PREDICTORS[method].model_validate({"method": method, **options})
-    except ValidationError as error:
-        raise ValueError(one_line(method, error, PREDICTORS[method])) from None
-
-
-def one_line(name: str, error: ValidationError, options: type[Options]) -> str:
-    """The first of pydantic's complaints about the options of ``name``, with the options that there are."""
-    first = error.errors()[0]
-    allowed = ", ".join(key for key in options.model_fields if key not in ("method", "control")) or "none"
-    key = ".".join(str(part) for part in first["loc"])
-    return f"{name}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}; its options: {allowed}"
+    """The predictor of this name with these options. Raises ValueError: one line, as ``chosen``."""
+    return chosen(PREDICTORS, "method", method, options)
 
 
 no_change, linear = NoChange(), Linear()
