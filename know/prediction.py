@@ -1,18 +1,22 @@
-"""Retrodiction: predictors of the next weight of a path, and the recursion that applies them to whole models.
+"""Retrodiction: the recursion that applies a predictor of the next weight of a path to whole models.
 
-A **predictor** maps a window (N, S) of scalars of one kind, most forgotten first, to the next value (N,). Recursion,
-kinds, chunks and BatchNorm are handled here, once, for all of them.
+A **predictor** maps a window (N, S) of scalars of one kind, most forgotten first, to the next value (N,); see
+``know.predictors``. Recursion, kinds, chunks and BatchNorm are handled here, once, for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from know.hypermodel import Kind
+from know.predictors import Extrapolation, PathPredictor
+from know.predictors import linear as linear
+from know.predictors import no_change as no_change
+from know.predictors import task_vector as task_vector
 
 State = dict[str, Tensor]
 Predictor = Callable[[Tensor, Kind], Tensor]
@@ -29,29 +33,6 @@ def kind_of(name: str, tensor: Tensor) -> Kind | Literal["buffer"]:
     if not tensor.is_floating_point() or name.rpartition(".")[2] in ("running_mean", "running_var"):
         return "buffer"
     return "conv" if tensor.ndim >= 3 else "fc" if tensor.ndim == 2 else "bias"
-
-
-def no_change(window: Tensor, kind: Kind) -> Tensor:
-    """w_{S-1}: the path stands still."""
-    return window[:, -1]
-
-
-def linear(window: Tensor, kind: Kind) -> Tensor:
-    """LinearFit: the least-squares line a + b·t over t = 0 … S-1, evaluated at t = S."""
-    length = window.shape[1]
-    t = torch.arange(length, dtype=window.dtype, device=window.device)
-    centred = t - t.mean()
-    coefficients = 1 / length + (length - t.mean()) * centred / centred.square().sum()
-    return window @ coefficients
-
-
-def task_vector(scale: float) -> Predictor:
-    """Forgetting negated: θ_0 - λ(θ_1 - θ_0), λ = ``scale`` (Ilharco et al., ICLR 2023)."""
-
-    def predict(window: Tensor, kind: Kind) -> Tensor:
-        return window[:, -1] + scale * (window[:, -1] - window[:, -2])
-
-    return predict
 
 
 @torch.no_grad()
@@ -80,12 +61,23 @@ def retrodict(trajectory: Sequence[Mapping[str, Tensor]], predictor: Predictor, 
             continue
         if shapes := {tuple(theta[name].shape) for theta in trajectory} - {tuple(last.shape)}:
             raise ValueError(f"{name}: shapes differ along the trajectory: {shapes.pop()} and {tuple(last.shape)}")
-        paths = torch.stack([theta[name].detach().flatten().float() for theta in trajectory], 1)
-        for state in predicted:
-            following = torch.cat([predictor(window, kind) for window in paths.split(CHUNK)])
-            paths = torch.cat([paths[:, 1:], following[:, None]], 1)
+        path = torch.stack([theta[name].detach().float() for theta in trajectory], -1)
+        for state, following in zip(predicted, _continued(path, kind, predictor, steps), strict=True):
             state[name] = following.reshape(last.shape).to(last.dtype)
     return predicted
+
+
+def _continued(path: Tensor, kind: Kind, predictor: Predictor, steps: int) -> Iterator[Tensor]:
+    """The next ``steps`` points of one tensor's path (*shape, S)."""
+    whole = isinstance(predictor, PathPredictor) and predictor.whole_tensors and path.ndim > 1
+    windows = (path,) if whole else path.reshape(-1, path.shape[-1]).split(CHUNK)
+    for step in range(1, steps + 1):
+        if isinstance(predictor, Extrapolation) and predictor.direct:
+            yield torch.cat([predictor(window, kind, step) for window in windows])
+        else:
+            following = [predictor(window, kind) for window in windows]
+            windows = tuple(torch.cat([w[..., 1:], f[..., None]], -1) for w, f in zip(windows, following, strict=True))
+            yield torch.cat(following)
 
 
 def by_kind(state: Mapping[str, Tensor]) -> dict[Kind, Tensor]:
