@@ -6,16 +6,17 @@ kinds, chunks and BatchNorm are handled here, once, for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from know.engine import Predictor, extrapolate
 from know.hypermodel import Kind
 
 State = dict[str, Tensor]
-Predictor = Callable[[Tensor, Kind], Tensor]
 BatchNormRule = Literal["copy", "predict", "reset", "re-estimate"]
 
 CHUNK = 1 << 15  # scalars a call: small enough for the hyper-model's activations to stay in cache
@@ -54,37 +55,47 @@ def task_vector(scale: float) -> Predictor:
     return predict
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class InMemory:
+    """A state dict as a source for ``engine.extrapolate``."""
+
+    label: str
+    tensors: Mapping[str, Tensor]
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        return self.tensors[name].detach().reshape(-1)[start:stop]
+
+
 def retrodict(trajectory: Sequence[Mapping[str, Tensor]], predictor: Predictor, steps: int = 1) -> list[State]:
     """Θ̂_{-1}, …, Θ̂_{-steps} from Θ_{S-1}, …, Θ_0.
 
     Args:
         trajectory: S state dicts with the same keys and shapes, most forgotten first, Θ_0 last.
-        predictor: maps a window (N, S) and its kind to (N,).
+        predictor: maps a window (N, S) and its kind to (N,); called from several threads.
         steps: each further step feeds the prediction back as the newest weight of the window.
 
     Returns:
-        ``steps`` state dicts with Θ_0's keys, shapes and dtypes; buffers are Θ_0's.
+        ``steps`` state dicts with Θ_0's keys, shapes, dtypes and devices; buffers are copies of Θ_0's.
+
+    Raises:
+        ValueError: see ``engine.extrapolate``.
     """
     theta_0 = trajectory[-1]
-    for theta in trajectory[:-1]:
-        if theta.keys() != theta_0.keys():
-            differing = sorted(theta.keys() ^ theta_0.keys())
-            raise ValueError(f"the states of a trajectory must have the same tensors; {differing[0]!r} is not in all")
-    predicted: list[State] = [{} for _ in range(steps)]
-    for name, last in theta_0.items():
-        kind = kind_of(name, last)
-        if kind == "buffer":
-            for state in predicted:
-                state[name] = last.clone()
-            continue
-        if shapes := {tuple(theta[name].shape) for theta in trajectory} - {tuple(last.shape)}:
-            raise ValueError(f"{name}: shapes differ along the trajectory: {shapes.pop()} and {tuple(last.shape)}")
-        paths = torch.stack([theta[name].detach().flatten().float() for theta in trajectory], 1)
+    predicted = [
+        {name: torch.empty_like(tensor, memory_format=torch.contiguous_format) for name, tensor in theta_0.items()}
+        for _ in range(steps)
+    ]
+
+    def write(name: str, start: int, chunks: Tensor) -> None:
+        for state, chunk in zip(predicted, chunks, strict=True):
+            state[name].view(-1)[start : start + len(chunk)] = chunk
+
+    kinds = {name: kind_of(name, tensor) for name, tensor in theta_0.items()}
+    for name in (name for name, kind in kinds.items() if kind == "buffer"):
         for state in predicted:
-            following = torch.cat([predictor(window, kind) for window in paths.split(CHUNK)])
-            paths = torch.cat([paths[:, 1:], following[:, None]], 1)
-            state[name] = following.reshape(last.shape).to(last.dtype)
+            state[name].copy_(theta_0[name])
+    sources = [InMemory(f"trajectory[{place}]", theta) for place, theta in enumerate(trajectory)]
+    extrapolate(sources, kinds, predictor, steps, write)
     return predicted
 
 
