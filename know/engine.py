@@ -151,6 +151,20 @@ def check_alike(trajectory: Sequence[Source]) -> None:
                 raise ValueError(f"{theta.label}: {name}: shapes differ along the trajectory: {shapes}")
 
 
+def narrowed(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values in another dtype.
+
+    Raises:
+        ValueError: what was finite no longer is; names the tensor.
+    """
+    if dtype == values.dtype:
+        return values
+    result, wide = values.to(dtype), values if values.dtype == torch.float64 else values.float()
+    if (result.to(wide.dtype).isfinite() < wide.isfinite()).any():
+        raise ValueError(f"{name}: exceeds the range of {dtype}; choose a wider dtype")
+    return result
+
+
 def extrapolate(
     trajectory: Sequence[Source],
     kinds: Mapping[str, Kind | Literal["buffer"]],
@@ -201,12 +215,9 @@ def extrapolate(
         for step in range(steps):
             path[length + step] = predict(path[step : length + step].T, kinds[name])  # type: ignore[arg-type]
         predicted = path[length:]
-        result = predicted.to(dtype or tensor.dtype)
-        if not result.to(predicted.dtype).isfinite().all():
-            if predicted.isfinite().all():
-                raise ValueError(f"{name}: the prediction exceeds the range of {result.dtype}; choose a wider dtype")
+        if not predicted.isfinite().all():
             raise ValueError(f"{name}: the prediction is not finite: weights too large for this method")
-        write(name, start, result)
+        write(name, start, narrowed(name, predicted, dtype or tensor.dtype))
 
     tasks = [
         (name, start, min(start + PIECE, tensor.numel()))
