@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -63,16 +64,19 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     if isinstance(error, FileNotFoundError):
         return CheckpointError(f"{path}: no such file")
     reason = " ".join(str(error).split())
-    if refused := re.search(r"Unsupported \w+: (?:GLOBAL )?(\S+)", reason):
+    if refused := re.search(r"GLOBAL ([\w.]+)", reason):
         return CheckpointError(
             f"{path}: holds more than tensors ({refused[1]}), which is not run: save model.state_dict() alone"
         )
-    return CheckpointError(f"{path}: not a readable state dict: {reason[:160]}")
+    return CheckpointError(f"{path}: not a readable state dict: {reason[:160] or type(error).__name__}")
 
 
 def _torch_load(path: Path, device: str) -> State:
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # on sparse tensors, which are refused anyway
+            state = torch.load(path, map_location=device, weights_only=True)
+    except NotImplementedError:
+        raise CheckpointError(f"{path}: holds a sparse tensor: only dense ones can be predicted") from None
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise _unreadable(path, error) from None
     if not isinstance(state, Mapping):
@@ -87,7 +91,9 @@ def _torch_load(path: Path, device: str) -> State:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: {name}: a {type(value).__name__}, not a tensor: save model.state_dict()")
         if value.layout != torch.strided or value.is_quantized:
-            raise CheckpointError(f"{path}: {name}: a sparse or quantized tensor: only dense ones can be predicted")
+            raise CheckpointError(
+                f"{path}: {name}: holds a sparse or quantized tensor: only dense ones can be predicted"
+            )
     return dict(state)
 
 
