@@ -13,22 +13,14 @@ import torch
 from torch import Tensor
 
 from know.hypermodel import Kind
+from know.kinds import TensorKind, kinds_of, matched_names, ties
+from know.kinds import kind_of as kind_of
 
 State = dict[str, Tensor]
 Predictor = Callable[[Tensor, Kind], Tensor]
 BatchNormRule = Literal["copy", "predict", "reset", "re-estimate"]
 
 CHUNK = 1 << 15  # scalars a call: small enough for the hyper-model's activations to stay in cache
-
-
-def kind_of(name: str, tensor: Tensor) -> Kind | Literal["buffer"]:
-    """Which hyper-model a tensor belongs to: three or more dimensions "conv", two "fc", fewer "bias".
-
-    Integer tensors and BatchNorm's running statistics are "buffer": never extrapolated.
-    """
-    if not tensor.is_floating_point() or name.rpartition(".")[2] in ("running_mean", "running_var"):
-        return "buffer"
-    return "conv" if tensor.ndim >= 3 else "fc" if tensor.ndim == 2 else "bias"
 
 
 def no_change(window: Tensor, kind: Kind) -> Tensor:
@@ -55,32 +47,45 @@ def task_vector(scale: float) -> Predictor:
 
 
 @torch.no_grad()
-def retrodict(trajectory: Sequence[Mapping[str, Tensor]], predictor: Predictor, steps: int = 1) -> list[State]:
+def retrodict(
+    trajectory: Sequence[Mapping[str, Tensor]],
+    predictor: Predictor,
+    steps: int = 1,
+    kinds: Mapping[str, TensorKind] | None = None,
+) -> list[State]:
     """Θ̂_{-1}, …, Θ̂_{-steps} from Θ_{S-1}, …, Θ_0.
 
+    Windows are float64 where a checkpoint is, else float32.
+
     Args:
-        trajectory: S state dicts with the same keys and shapes, most forgotten first, Θ_0 last.
+        trajectory: S state dicts with the same tensors and shapes, most forgotten first, Θ_0 last. Names may differ by
+            what wrappers add (``module.``, ``_orig_mod.``).
         predictor: maps a window (N, S) and its kind to (N,).
         steps: each further step feeds the prediction back as the newest weight of the window.
+        kinds: of each of Θ_0's tensors, if not ``kinds_of(theta_0)``.
 
     Returns:
-        ``steps`` state dicts with Θ_0's keys, shapes and dtypes; buffers are Θ_0's.
+        ``steps`` state dicts with Θ_0's keys, shapes and dtypes; buffers are Θ_0's, and what is tied in Θ_0 is tied.
     """
     theta_0 = trajectory[-1]
-    for theta in trajectory[:-1]:
-        if theta.keys() != theta_0.keys():
-            differing = sorted(theta.keys() ^ theta_0.keys())
-            raise ValueError(f"the states of a trajectory must have the same tensors; {differing[0]!r} is not in all")
+    names = [matched_names(theta_0.keys(), theta.keys()) for theta in trajectory]
+    kinds, tied = kinds or kinds_of(theta_0), ties(theta_0)
     predicted: list[State] = [{} for _ in range(steps)]
     for name, last in theta_0.items():
-        kind = kind_of(name, last)
+        if name in tied:
+            for state in predicted:
+                state[name] = state[tied[name]]
+            continue
+        kind = kinds[name]
         if kind == "buffer":
             for state in predicted:
                 state[name] = last.clone()
             continue
-        if shapes := {tuple(theta[name].shape) for theta in trajectory} - {tuple(last.shape)}:
+        points = [theta[own[name]].detach() for theta, own in zip(trajectory, names, strict=True)]
+        if shapes := {tuple(point.shape) for point in points} - {tuple(last.shape)}:
             raise ValueError(f"{name}: shapes differ along the trajectory: {shapes.pop()} and {tuple(last.shape)}")
-        paths = torch.stack([theta[name].detach().flatten().float() for theta in trajectory], 1)
+        dtype = torch.float64 if any(point.dtype == torch.float64 for point in points) else torch.float32
+        paths = torch.stack([point.flatten().to(dtype) for point in points], 1)
         for state in predicted:
             following = torch.cat([predictor(window, kind) for window in paths.split(CHUNK)])
             paths = torch.cat([paths[:, 1:], following[:, None]], 1)
@@ -91,10 +96,9 @@ def retrodict(trajectory: Sequence[Mapping[str, Tensor]], predictor: Predictor, 
 def by_kind(state: Mapping[str, Tensor]) -> dict[Kind, Tensor]:
     """All weights of each kind as one float vector, in the order of the state's names."""
     gathered: dict[Kind, list[Tensor]] = {}
-    for name, tensor in state.items():
-        kind = kind_of(name, tensor)
+    for name, kind in kinds_of(state).items():
         if kind != "buffer":
-            gathered.setdefault(kind, []).append(tensor.detach().flatten().float())
+            gathered.setdefault(kind, []).append(state[name].detach().flatten().float())
     return {kind: torch.cat(parts) for kind, parts in gathered.items()}
 
 
@@ -104,8 +108,8 @@ def rescaled(theta_0: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> State
     target, own = by_kind(like), by_kind(theta_0)
     factors = {kind: (target[kind].norm() / own[kind].norm().clamp_min(1e-30)).item() for kind in own}
     scaled: State = {}
-    for name, tensor in theta_0.items():
-        kind = kind_of(name, tensor)
+    for name, kind in kinds_of(theta_0).items():
+        tensor = theta_0[name]
         scaled[name] = tensor.clone() if kind == "buffer" else tensor * factors[kind]
     return scaled
 
@@ -115,7 +119,7 @@ def with_batchnorm(state: Mapping[str, Tensor], theta_0: Mapping[str, Tensor], r
 
     "copy": all of BatchNorm is Θ_0's. "predict": γ and β as predicted, the statistics Θ_0's. "reset": γ = 1, β = 0,
     mean 0, variance 1, as in the released code. "re-estimate": as "predict"; whoever has the data then averages the
-    statistics anew (``torch.optim.swa_utils.update_bn``).
+    statistics anew (``know.reestimate_batchnorm``).
     """
     result = dict(state)
     if rule in ("predict", "re-estimate"):
