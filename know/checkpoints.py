@@ -55,9 +55,17 @@ def load_state(path: Path) -> State:
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write safetensors under a temporary name, then rename."""
+    """Write safetensors under a temporary name, then rename.
+
+    The format has no shared memory: tied tensors are written once each, and equal."""
+    own: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in state.items():
+        tensor = tensor.detach().contiguous()
+        own[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in storages else tensor
+        storages.add(own[name].untyped_storage().data_ptr())
     with atomic(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+        save_file(own, temporary)
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:

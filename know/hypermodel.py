@@ -76,7 +76,8 @@ class KNOWN(nn.Module):
     def forward(self, window: Tensor) -> Tensor:
         if window.ndim != 2 or window.shape[1] != self.history_length:
             raise ValueError(f"expected a window of shape (N, {self.history_length}), got {tuple(window.shape)}")
-        streams = torch.cat([self.weights(window), self.differences(window.diff(dim=1))], 1)
+        dtype = self.out.weight.dtype  # a float64 window keeps its last weight; only the residual is in the net's own
+        streams = torch.cat([self.weights(window.to(dtype)), self.differences(window.diff(dim=1).to(dtype))], 1)
         return window[:, -1] + torch.tanh(self.out(streams)).squeeze(1)
 
     def penalty(self) -> Tensor:

@@ -15,21 +15,13 @@ from torch import Tensor
 
 from know.engine import Predictor, extrapolate
 from know.hypermodel import Kind
+from know.kinds import TensorKind, kinds_of, matched_names, ties
+from know.kinds import kind_of as kind_of
 
 State = dict[str, Tensor]
 BatchNormRule = Literal["copy", "predict", "reset", "re-estimate"]
 
 CHUNK = 1 << 15  # scalars a call: small enough for the hyper-model's activations to stay in cache
-
-
-def kind_of(name: str, tensor: Tensor) -> Kind | Literal["buffer"]:
-    """Which hyper-model a tensor belongs to: three or more dimensions "conv", two "fc", fewer "bias".
-
-    Integer tensors and BatchNorm's running statistics are "buffer": never extrapolated.
-    """
-    if not tensor.is_floating_point() or name.rpartition(".")[2] in ("running_mean", "running_var"):
-        return "buffer"
-    return "conv" if tensor.ndim >= 3 else "fc" if tensor.ndim == 2 else "bias"
 
 
 def no_change(window: Tensor, kind: Kind) -> Tensor:
@@ -66,46 +58,56 @@ class InMemory:
         return self.tensors[name].detach().reshape(-1)[start:stop]
 
 
-def retrodict(trajectory: Sequence[Mapping[str, Tensor]], predictor: Predictor, steps: int = 1) -> list[State]:
+def retrodict(
+    trajectory: Sequence[Mapping[str, Tensor]],
+    predictor: Predictor,
+    steps: int = 1,
+    kinds: Mapping[str, TensorKind] | None = None,
+) -> list[State]:
     """Θ̂_{-1}, …, Θ̂_{-steps} from Θ_{S-1}, …, Θ_0.
 
+    The arithmetic is in float64 where a checkpoint is, else in float32.
+
     Args:
-        trajectory: S state dicts with the same keys and shapes, most forgotten first, Θ_0 last.
+        trajectory: S state dicts with the same tensors and shapes, most forgotten first, Θ_0 last. Names may differ by
+            what wrappers add (``module.``, ``_orig_mod.``).
         predictor: maps a window (N, S) and its kind to (N,); called from several threads.
         steps: each further step feeds the prediction back as the newest weight of the window.
+        kinds: of each of Θ_0's tensors, if not ``kinds_of(theta_0)``.
 
     Returns:
-        ``steps`` state dicts with Θ_0's keys, shapes, dtypes and devices; buffers are copies of Θ_0's.
+        ``steps`` state dicts with Θ_0's keys, shapes, dtypes and devices; buffers are copies of Θ_0's, and what is tied
+        in Θ_0 is tied.
 
     Raises:
         ValueError: see ``engine.extrapolate``.
     """
     theta_0 = trajectory[-1]
-    predicted = [
-        {name: torch.empty_like(tensor, memory_format=torch.contiguous_format) for name, tensor in theta_0.items()}
-        for _ in range(steps)
-    ]
+    kinds, tied = kinds or kinds_of(theta_0), ties(theta_0)
+    predicted: list[State] = [{} for _ in range(steps)]
+    for state in predicted:
+        for name, tensor in theta_0.items():
+            fresh = torch.empty_like if kinds[name] != "buffer" else torch.clone
+            state[name] = (
+                state[tied[name]] if name in tied else fresh(tensor.detach(), memory_format=torch.contiguous_format)
+            )
 
-    def write(name: str, start: int, chunks: Tensor) -> None:
-        for state, chunk in zip(predicted, chunks, strict=True):
-            state[name].view(-1)[start : start + len(chunk)] = chunk
+    def write(name: str, start: int, values: Tensor) -> None:
+        for state, row in zip(predicted, values, strict=True):
+            state[name].view(-1)[start : start + len(row)] = row
 
-    kinds = {name: kind_of(name, tensor) for name, tensor in theta_0.items()}
-    for name in (name for name, kind in kinds.items() if kind == "buffer"):
-        for state in predicted:
-            state[name].copy_(theta_0[name])
     sources = [InMemory(f"trajectory[{place}]", theta) for place, theta in enumerate(trajectory)]
-    extrapolate(sources, kinds, predictor, steps, write)
+    wanted = {name: kind for name, kind in kinds.items() if kind != "buffer" and name not in tied}
+    extrapolate(sources, wanted, predictor, steps, write)
     return predicted
 
 
 def by_kind(state: Mapping[str, Tensor]) -> dict[Kind, Tensor]:
     """All weights of each kind as one float vector, in the order of the state's names."""
     gathered: dict[Kind, list[Tensor]] = {}
-    for name, tensor in state.items():
-        kind = kind_of(name, tensor)
+    for name, kind in kinds_of(state).items():
         if kind != "buffer":
-            gathered.setdefault(kind, []).append(tensor.detach().flatten().float())
+            gathered.setdefault(kind, []).append(state[name].detach().flatten().float())
     return {kind: torch.cat(parts) for kind, parts in gathered.items()}
 
 
@@ -115,8 +117,8 @@ def rescaled(theta_0: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> State
     target, own = by_kind(like), by_kind(theta_0)
     factors = {kind: (target[kind].norm() / own[kind].norm().clamp_min(1e-30)).item() for kind in own}
     scaled: State = {}
-    for name, tensor in theta_0.items():
-        kind = kind_of(name, tensor)
+    for name, kind in kinds_of(theta_0).items():
+        tensor = theta_0[name]
         scaled[name] = tensor.clone() if kind == "buffer" else tensor * factors[kind]
     return scaled
 
@@ -126,7 +128,7 @@ def with_batchnorm(state: Mapping[str, Tensor], theta_0: Mapping[str, Tensor], r
 
     "copy": all of BatchNorm is Θ_0's. "predict": γ and β as predicted, the statistics Θ_0's. "reset": γ = 1, β = 0,
     mean 0, variance 1, as in the released code. "re-estimate": as "predict"; whoever has the data then averages the
-    statistics anew (``torch.optim.swa_utils.update_bn``).
+    statistics anew (``know.reestimate_batchnorm``).
     """
     result = dict(state)
     if rule in ("predict", "re-estimate"):
