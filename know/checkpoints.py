@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from know.engine import PIECE, Predictor, extrapolate, narrowed
+from know.kinds import TensorKind, kinds_of
 from know.paths import atomic
-from know.prediction import State, kind_of
+from know.prediction import State
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -265,6 +266,7 @@ def predict_files(
     *,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
+    overrides: Sequence[tuple[str, TensorKind]] = (),
     progress: bool = False,
 ) -> None:
     """Write Θ̂_{-steps}, predicted from checkpoints, as safetensors; the memory it takes does not grow with the model.
@@ -276,6 +278,7 @@ def predict_files(
         out: gets Θ_0's keys and shapes; buffers are Θ_0's. Its folder must exist.
         device: where to compute; the CPU by default.
         dtype: of all floating-point tensors in ``out``; by default each one's in Θ_0.
+        overrides: of the kinds of tensors; see ``kinds_of``.
         progress: show a bar on the terminal.
 
     Raises:
@@ -289,7 +292,7 @@ def predict_files(
     with ExitStack() as stack:
         trajectory = [stack.enter_context(Checkpoint(path)) for path in files]
         theta_0 = trajectory[-1]
-        kinds = {name: kind_of(name, tensor) for name, tensor in theta_0.tensors.items()}
+        kinds = kinds_of(theta_0.tensors, overrides)
         dtypes = {
             name: dtype if dtype and tensor.is_floating_point() else tensor.dtype
             for name, tensor in theta_0.tensors.items()
@@ -304,7 +307,7 @@ def predict_files(
                         values = theta_0.read(name, start, min(start + PIECE, count))
                         writer.write(name, start, narrowed(name, values, dtypes[name]))
                 extrapolate(
-                    trajectory, kinds, predictor, steps,
+                    trajectory, {name: kind for name, kind in kinds.items() if kind != "buffer"}, predictor, steps,
                     lambda name, start, predicted: writer.write(name, start, predicted[-1]),
                     device=device or torch.device("cpu"), dtype=dtype, progress=out.name if progress else None,
                 )  # fmt: skip

@@ -76,9 +76,13 @@ class KNOWN(nn.Module):
     def forward(self, window: Tensor) -> Tensor:
         if window.ndim != 2 or window.shape[1] != self.history_length:
             raise ValueError(f"expected a window of shape (N, {self.history_length}), got {tuple(window.shape)}")
+        return window[:, -1] + self.residual(window)
+
+    def residual(self, window: Tensor) -> Tensor:
+        """The step from w_{S-1} to w_S: (N, S) to (N,). ``know.engine.Folded`` is the same for prediction, faster."""
         dtype = self.out.weight.dtype  # a float64 window keeps its last weight; only the residual is in the net's own
         streams = torch.cat([self.weights(window.to(dtype)), self.differences(window.diff(dim=1).to(dtype))], 1)
-        return window[:, -1] + torch.tanh(self.out(streams)).squeeze(1)
+        return torch.tanh(self.out(streams)).squeeze(1)
 
     def penalty(self) -> Tensor:
         """The released code's L1 penalty on the input and the 64 → 32 layers: 1e-6 on kernels, 0.1 on biases."""
@@ -88,14 +92,32 @@ class KNOWN(nn.Module):
         return 1e-6 * kernels + 0.1 * biases
 
 
-class HyperModel(nn.Module):
-    """One KNOWN for each kind of weight. As a predictor, maps a window (N, S) of one kind to (N,)."""
+class WNN(KNOWN):
+    """WNN (Jang et al., ICML 2023): KNOWN's network on paths scaled to their range, so equivariant under w ↦ a·w + b.
 
-    def __init__(self, history_length: int = 5, description: str = "") -> None:
+    With R = max w - min w + 1e-8, y = (w - w_0) / (2R + 2e-5) and w_S ≈ w_0 + (2R + 2e-5)·KNOWN(y).
+    """
+
+    def forward(self, window: Tensor) -> Tensor:
+        first = window[:, :1]
+        scale = 2 * (window.amax(1, keepdim=True) - window.amin(1, keepdim=True) + 1e-8 + 1e-5)
+        return first.squeeze(1) + scale.squeeze(1) * super().forward((window - first) / scale)
+
+
+NETWORKS: dict[str, type[KNOWN]] = {"known": KNOWN, "wnn": WNN}
+
+
+class HyperModel(nn.Module):
+    """One ``network`` for each kind of weight. As a predictor, maps a window (N, S) of one kind to (N,)."""
+
+    def __init__(
+        self, history_length: int = 5, description: str = "", network: Literal["known", "wnn"] = "known"
+    ) -> None:
         super().__init__()
         self.history_length = history_length
         self.description = description
-        self.conv, self.fc, self.bias = (KNOWN(history_length) for _ in KINDS)
+        self.network = network
+        self.conv, self.fc, self.bias = (NETWORKS[network](history_length) for _ in KINDS)
 
     def of(self, kind: Kind) -> KNOWN:
         """The KNOWN of this kind."""
@@ -108,7 +130,11 @@ class HyperModel(nn.Module):
 
 def save_hypermodel(model: HyperModel, folder: Path) -> None:
     """Write ``conv.safetensors``, ``fc.safetensors``, ``bias.safetensors`` and ``config.json``."""
-    config = {"history_length": model.history_length, "description": model.description}
+    config = {
+        "network": model.network,
+        "history_length": model.history_length,
+        "description": model.description,
+    }
     with atomic(folder) as temporary:
         temporary.mkdir()
         for kind in KINDS:
@@ -140,9 +166,11 @@ def load_hypermodel(name_or_dir: str | Path) -> HyperModel:
         length, description = options["history_length"], options.get("description", "")
         if not isinstance(length, int) or length < 2 or not isinstance(description, str):
             raise ValueError("history_length must be an integer of at least 2")
+        if (network := options.get("network", "known")) not in ("known", "wnn"):
+            raise ValueError(f"network must be one of {', '.join(NETWORKS)}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{config}: not a hyper-model's configuration: {error}") from None
-    model = HyperModel(length, description)
+    model = HyperModel(length, description, network)
     for kind in KINDS:
         path = folder / f"{kind}.safetensors"
         try:

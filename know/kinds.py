@@ -139,7 +139,8 @@ def ties(state: Mapping[str, Tensor]) -> dict[str, str]:
     for name, tensor in state.items():
         if tensor.numel() == 0:
             continue
-        view = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
+        place = (tensor.untyped_storage()._cdata, tensor.storage_offset())  # on the meta device there is no address
+        view = (place, tensor.dtype, tensor.shape, tensor.stride())
         if (earlier := first.setdefault(view, name)) != name:
             tied[name] = earlier
     return tied

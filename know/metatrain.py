@@ -138,8 +138,9 @@ def train_known(
     params: KnownTraining,
     seed: int,
     device: torch.device | None = None,
+    network: type[KNOWN] = KNOWN,
 ) -> tuple[KNOWN, Curve]:
-    """Meta-train one KNOWN by the mean absolute error plus its L1 penalty, with Adam.
+    """Meta-train one KNOWN, or another ``network``, by the mean absolute error plus its L1 penalty, with Adam.
 
     Each batch draws the same number of windows from every run, so that large nets do not drown small ones. The
     learning rate falls to 0 by a cosine: the penalty on the biases is far steeper than the error, and at a constant
@@ -152,7 +153,7 @@ def train_known(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        known = KNOWN(history_length).to(device)
+        known = network(history_length).to(device)
     runs = [windows(paths, history_length) for paths in training]
     per_run = max(1, params.batch_size // len(runs))
     checks = [_draw(windows(paths, history_length), 5_000, generator, device) for paths in held_out]

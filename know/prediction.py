@@ -1,7 +1,7 @@
-"""Retrodiction: predictors of the next weight of a path, and the recursion that applies them to whole models.
+"""Retrodiction: the recursion that applies a predictor of the next weight of a path to whole models.
 
-A **predictor** maps a window (N, S) of scalars of one kind, most forgotten first, to the next value (N,). Recursion,
-kinds, chunks and BatchNorm are handled here, once, for all of them.
+A **predictor** maps a window (N, S) of scalars of one kind, most forgotten first, to the next value (N,); see
+``know.predictors``. Recursion, kinds, chunks and BatchNorm are handled here, once, for all of them.
 """
 
 from __future__ import annotations
@@ -15,36 +15,16 @@ from torch import Tensor
 
 from know.engine import Predictor, extrapolate
 from know.hypermodel import Kind
-from know.kinds import TensorKind, kinds_of, matched_names, ties
+from know.kinds import TensorKind, kinds_of, ties
 from know.kinds import kind_of as kind_of
+from know.predictors import linear as linear
+from know.predictors import no_change as no_change
+from know.predictors import task_vector as task_vector
 
 State = dict[str, Tensor]
 BatchNormRule = Literal["copy", "predict", "reset", "re-estimate"]
 
 CHUNK = 1 << 15  # scalars a call: small enough for the hyper-model's activations to stay in cache
-
-
-def no_change(window: Tensor, kind: Kind) -> Tensor:
-    """w_{S-1}: the path stands still."""
-    return window[:, -1]
-
-
-def linear(window: Tensor, kind: Kind) -> Tensor:
-    """LinearFit: the least-squares line a + b·t over t = 0 … S-1, evaluated at t = S."""
-    length = window.shape[1]
-    t = torch.arange(length, dtype=window.dtype, device=window.device)
-    centred = t - t.mean()
-    coefficients = 1 / length + (length - t.mean()) * centred / centred.square().sum()
-    return window @ coefficients
-
-
-def task_vector(scale: float) -> Predictor:
-    """Forgetting negated: θ_0 - λ(θ_1 - θ_0), λ = ``scale`` (Ilharco et al., ICLR 2023)."""
-
-    def predict(window: Tensor, kind: Kind) -> Tensor:
-        return window[:, -1] + scale * (window[:, -1] - window[:, -2])
-
-    return predict
 
 
 @dataclass(frozen=True)

@@ -187,11 +187,15 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "NaN": ("2.safetensors", lambda f: save_file(with_value("fc.bias", float("nan")), f), "fc.bias: holds NaN or Inf"),
     "Inf": ("2.pt", lambda f: torch.save(with_value("fc.weight", float("inf")), f), "fc.weight: holds NaN or Inf"),
-    "missing key": ("2.pt", lambda f: torch.save(change("fc.bias", None), f), "fc.bias: missing, but .*4.pt has it"),
+    "missing key": (
+        "2.pt",
+        lambda f: torch.save(change("fc.bias", None), f),
+        "2.pt: the states of a .*'fc.bias' is not in all",
+    ),
     "extra key": (
         "4.safetensors",
         lambda f: save_file(weights(4) | {"new": torch.zeros(2)}, f),
-        "0.safetensors: new: missing, but .*4.safetensors has it",
+        "0.safetensors: the states of a .*'new' is not in all",
     ),
     "other shape": (
         "2.safetensors",

@@ -1,0 +1,181 @@
+"""Controls: starts for transfer that share one property of a prediction and lack the others.
+
+====================  ==========================================  ================================================
+control               start, for each predicted step              a method that only ties with it gains by …
+====================  ==========================================  ================================================
+``shrunk``            Θ_0, each kind scaled to the prediction's   smaller (or larger) weights, whatever their
+                      norm                                        direction
+``shrink_perturb``    λ·Θ_0 + σ·(fresh initial weights)           curing the warm start: weights that are smaller
+                                                                  and noisier
+``repeated``          the predictor fed Θ_0, Θ_0, …, Θ_0          what it does to any weight: nothing was forgotten
+``random_direction``  Θ_0 + noise, each kind of the predicted     moving away from Θ_0, wherever to
+                      step's norm
+``flipped``           Θ_0 - (Θ̂ - Θ_0)                             the line of the step, not its sense: towards
+                                                                  forgetting would do as well
+====================  ==========================================  ================================================
+
+The sixth, Θ_0 trained on for what the forgetting runs cost, isolates compute: ``extra_compute`` says for how long. The
+rule for BatchNorm is applied to all of them as to the methods. Like ``know.predictors``, this module does not import
+torch before it has work to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+
+from pydantic import Field
+
+from know.predictors import Options, by_name, chosen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from know.hypermodel import Kind
+    from know.prediction import Predictor, State
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prediction to be controlled for.
+
+    ``trajectory``: Θ_{S-1}, …, Θ_0. ``predictor``, and what it ``predicted`` from them: Θ̂_{-1}, Θ̂_{-2}, …
+    ``fresh``: a freshly initialised net's state. ``seed``: of the random directions, the same on every device.
+    """
+
+    trajectory: Sequence[State]
+    predictor: Predictor
+    predicted: Sequence[State]
+    fresh: State
+    seed: int
+
+    @property
+    def theta_0(self) -> State:
+        return self.trajectory[-1]
+
+
+class Control(Options):
+    """A control with a name; maps a case to as many states as were predicted, or to one if ``once``.
+
+    States have Θ_0's keys, shapes and dtypes; buffers are Θ_0's.
+    """
+
+    once: ClassVar[bool] = False
+
+    control: str
+
+    def __call__(self, case: Case) -> list[State]:
+        raise NotImplementedError
+
+
+class Shrunk(Control):
+    """Θ_0 with the weights of each kind scaled to the norm that they have in the prediction."""
+
+    control: Literal["shrunk"] = "shrunk"
+
+    def __call__(self, case: Case) -> list[State]:
+        from know.prediction import rescaled
+
+        return [rescaled(case.theta_0, state) for state in case.predicted]
+
+
+class ShrinkPerturb(Control):
+    """Shrink and perturb: θ ← λ·θ_0 + σ·fresh, all weights alike (Ash & Adams, NeurIPS 2020).
+
+    λ = ``shrink`` and σ = ``perturb`` are to be chosen on validation data. It knows nothing of the prediction.
+    """
+
+    once: ClassVar[bool] = True
+
+    control: Literal["shrink_perturb"] = "shrink_perturb"
+    shrink: Annotated[float, Field(ge=0, le=1)]
+    perturb: Annotated[float, Field(ge=0)]
+
+    def __call__(self, case: Case) -> list[State]:
+        weights = _weights(case.theta_0)
+        mixed = {name: self.shrink * w + self.perturb * case.fresh[name].float() for name, (_, w) in weights.items()}
+        return [_start(case.theta_0, mixed)]
+
+
+class Repeated(Control):
+    """The same predictor on a trajectory that stands still at Θ_0: no forgetting, hence no knowledge of it."""
+
+    control: Literal["repeated"] = "repeated"
+
+    def __call__(self, case: Case) -> list[State]:
+        from know.prediction import retrodict
+
+        return retrodict([case.theta_0] * len(case.trajectory), case.predictor, len(case.predicted))
+
+
+class RandomDirection(Control):
+    """Θ_0 and a Gaussian step, whose norm in each kind is the predicted step's. The direction is one for all steps."""
+
+    control: Literal["random_direction"] = "random_direction"
+
+    def __call__(self, case: Case) -> list[State]:
+        import torch
+
+        from know.prediction import by_kind
+
+        weights, generator = _weights(case.theta_0), torch.Generator().manual_seed(case.seed)
+        noise = {name: torch.randn(w.shape, generator=generator).to(w.device) for name, (_, w) in weights.items()}
+        own, length = by_kind(case.theta_0), {kind: vector.norm() for kind, vector in by_kind(noise).items()}
+        starts = []
+        for state in case.predicted:
+            factor = {kind: (new - own[kind]).norm() / length[kind] for kind, new in by_kind(state).items()}
+            moved = {name: w + factor[kind] * noise[name] for name, (kind, w) in weights.items()}
+            starts.append(_start(case.theta_0, moved))
+        return starts
+
+
+class Flipped(Control):
+    """2Θ_0 - Θ̂: the predicted step taken backwards."""
+
+    control: Literal["flipped"] = "flipped"
+
+    def __call__(self, case: Case) -> list[State]:
+        weights = _weights(case.theta_0)
+        return [
+            _start(case.theta_0, {name: 2 * w - state[name].float() for name, (_, w) in weights.items()})
+            for state in case.predicted
+        ]
+
+
+def _weights(state: State) -> dict[str, tuple[Kind, Tensor]]:
+    """Each weight's kind and, as a float tensor, its value; no buffers."""
+    from know.prediction import kind_of
+
+    return {name: (kind, t.float()) for name, t in state.items() if (kind := kind_of(name, t)) != "buffer"}
+
+
+def _start(theta_0: State, weights: Mapping[str, Tensor]) -> State:
+    """These weights, in Θ_0's dtypes, and Θ_0's buffers."""
+    return {name: weights[name].to(t.dtype) if name in weights else t.clone() for name, t in theta_0.items()}
+
+
+def extra_compute(rate: float, history_length: int) -> float:
+    """Images that the forgetting runs see, relative to as many epochs on D_0: Σ_{k=1}^{S-1} r^k = r(1 - r^{S-1})/(1 - r).
+
+    So Θ_0 trained on for this many times a forgetting run's epochs has had the same compute: 0.94 at r = 0.5, S = 5.
+    (The paper's (1 - r^{S-1})/(1 - r) is 1/r times as much: it counts from |D_0| on.)
+    """
+    return sum(rate**k for k in range(1, history_length))
+
+
+AnyControl = Annotated[
+    Annotated[Shrunk | ShrinkPerturb | Repeated | RandomDirection | Flipped, Field(discriminator="control")],
+    by_name("control"),
+]
+"""A field of this type takes a name, ``flipped``, or one with options, ``{control: shrink_perturb, shrink: 0.6, …}``."""
+
+CONTROLS: dict[str, type[Control]] = {
+    cls.model_fields["control"].default: cls for cls in get_args(get_args(AnyControl)[0])
+}
+"""Every control by its name."""
+
+
+def control(name: str, **options: object) -> Control:
+    """The control of this name with these options. Raises ValueError: one line, as ``know.predictors.chosen``."""
+    return chosen(CONTROLS, "control", name, options)

@@ -1,0 +1,180 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from know.controls import CONTROLS, AnyControl, Case, Flipped, RandomDirection, Repeated, Shrunk, control, extra_compute
+from know.geometry import step_geometry
+from know.models import build
+from know.prediction import State, by_kind, kind_of, rescaled, retrodict
+from know.predictors import predictor
+
+EVERY = [control(name, **({"shrink": 0.6, "perturb": 0.1} if name == "shrink_perturb" else {})) for name in CONTROLS]
+
+
+def case(seed: int = 0, dtype: torch.dtype = torch.float32, method: str = "linear") -> Case:
+    """Three states of a small net with BatchNorm, and a prediction of two steps."""
+    generator = torch.Generator().manual_seed(3)
+    start = build("cnn-bn", 1, 4, 0).state_dict()
+    trajectory: list[State] = [
+        {
+            name: (tensor + 0.1 * torch.randn(tensor.shape, generator=generator)).to(dtype)
+            if kind_of(name, tensor) != "buffer"
+            else tensor + k
+            for name, tensor in start.items()
+        }
+        for k in range(3)
+    ]
+    chosen = predictor(method)
+    fresh = {
+        name: t.to(dtype) if t.is_floating_point() else t for name, t in build("cnn-bn", 1, 4, 9).state_dict().items()
+    }
+    return Case(trajectory, chosen, retrodict(trajectory, chosen, 2), fresh, seed)
+
+
+def steps(case: Case, states: list[State]) -> list[dict[str, torch.Tensor]]:
+    """Θ - Θ_0 by kind."""
+    own = by_kind(case.theta_0)
+    return [{kind: new - own[kind] for kind, new in by_kind(state).items()} for state in states]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("one", EVERY, ids=lambda c: c.control)
+def test_controls_look_like_theta_0_and_leave_it_alone(one, dtype):
+    given_case = case(dtype=dtype)
+    before = {name: tensor.clone() for name, tensor in given_case.theta_0.items()}
+    starts = one(given_case)
+    assert len(starts) == (1 if one.once else 2)
+    for start in starts:
+        assert start.keys() == before.keys()
+        for name, tensor in before.items():
+            assert start[name].dtype == tensor.dtype and start[name].shape == tensor.shape
+            if kind_of(name, tensor) == "buffer":
+                assert torch.equal(start[name], tensor) and start[name] is not given_case.theta_0[name]
+    assert all(torch.equal(given_case.theta_0[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("one", EVERY, ids=lambda c: c.control)
+def test_controls_are_reproducible(one):
+    for first, second in zip(one(case()), one(case()), strict=True):
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_shrunk_is_the_rescaling():
+    c = case()
+    for start, state in zip(Shrunk()(c), c.predicted, strict=True):
+        expected = rescaled(c.theta_0, state)
+        assert all(torch.equal(start[name], expected[name]) for name in expected)
+        assert {k: pytest.approx(v.norm().item(), rel=1e-5) for k, v in by_kind(start).items()} == {
+            k: v.norm().item() for k, v in by_kind(state).items()
+        }
+
+
+def test_shrink_and_perturb_mixes_with_fresh_weights():
+    c = case()
+    (start,) = control("shrink_perturb", shrink=0.6, perturb=0.1)(c)
+    (same,) = control("shrink_perturb", shrink=1, perturb=0)(c)
+    (fresh,) = control("shrink_perturb", shrink=0, perturb=1)(c)
+    for name, tensor in c.theta_0.items():
+        assert torch.equal(same[name], tensor)
+        if kind_of(name, tensor) != "buffer":
+            torch.testing.assert_close(start[name], 0.6 * tensor + 0.1 * c.fresh[name])
+            assert torch.equal(fresh[name], c.fresh[name])
+
+
+def test_a_repeated_trajectory_has_no_path():
+    """Every closed form then predicts Θ_0; a predictor that shrinks whatever it sees goes on doing so."""
+    for method in ("linear", "log", "exponential", "task_vector", "expo", "tsv"):
+        c = case(method=method)
+        for start in Repeated()(c):
+            assert all(torch.equal(start[name], tensor) for name, tensor in c.theta_0.items())
+    base = case()
+    shrinking = Case(base.trajectory, lambda window, kind: 0.8 * window[:, -1], base.predicted, base.fresh, 0)
+    for k, start in enumerate(Repeated()(shrinking), start=1):
+        torch.testing.assert_close(start["head.weight"], 0.8**k * base.theta_0["head.weight"])
+
+
+def test_random_directions_keep_the_norm_alone():
+    c = case()
+    starts, wanted = steps(c, RandomDirection()(c)), steps(c, c.predicted)
+    other = steps(c, RandomDirection()(case(seed=1)))
+    for random, predicted, elsewhere in zip(starts, wanted, other, strict=True):
+        for kind, step in random.items():
+            assert step.norm().item() == pytest.approx(predicted[kind].norm().item(), rel=1e-4)
+            cosine = torch.nn.functional.cosine_similarity
+            assert abs(cosine(step, predicted[kind], dim=0).item()) < 4 / len(step) ** 0.5
+            assert abs(cosine(step, elsewhere[kind], dim=0).item()) < 4 / len(step) ** 0.5
+            assert cosine(step, starts[0][kind], dim=0).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_flipping_twice_is_the_prediction():
+    c = case()
+    flipped = Flipped()(c)
+    for step, predicted in zip(steps(c, flipped), steps(c, c.predicted), strict=True):
+        for kind in step:
+            torch.testing.assert_close(step[kind], -predicted[kind], rtol=1e-4, atol=1e-6)
+    again = Flipped()(Case(c.trajectory, c.predictor, flipped, c.fresh, 0))
+    torch.testing.assert_close(again[1]["head.weight"], c.predicted[1]["head.weight"], rtol=1e-4, atol=1e-6)
+
+
+@given(st.floats(0.01, 0.99), st.integers(1, 12))
+def test_extra_compute_is_the_geometric_sum(rate, length):
+    assert extra_compute(rate, length) == pytest.approx(rate * (1 - rate ** (length - 1)) / (1 - rate), abs=1e-9)
+
+
+def test_extra_compute_counts_images():
+    assert extra_compute(0.5, 5) == 0.9375
+    assert extra_compute(0.5, 5) * 1600 == 800 + 400 + 200 + 100
+
+
+class Section(BaseModel):
+    controls: tuple[AnyControl, ...]
+
+
+def test_controls_are_chosen_by_name():
+    chosen = {"control": "shrink_perturb", "shrink": 0.5, "perturb": 0.1}
+    section = Section.model_validate({"controls": ["flipped", chosen]})
+    assert section.controls == (Flipped(), control("shrink_perturb", shrink=0.5, perturb=0.1))
+    assert all(cls.model_fields["control"].default == name for name, cls in CONTROLS.items())
+    with pytest.raises(ValueError, match=r"^control: got 'shuffled'; allowed: shrunk, shrink_perturb, repeated"):
+        control("shuffled")
+    with pytest.raises(ValueError, match=r"^shrink_perturb: shrink: .*; its options: perturb, shrink$"):
+        control("shrink_perturb", shrink=1.5, perturb=0)
+
+
+# --- geometry ---------------------------------------------------------------------------------------------------
+
+
+def test_step_geometry_by_kind_and_layer():
+    theta_0 = {"a.weight": torch.zeros(2, 2), "a.bias": torch.zeros(2), "b.weight": torch.zeros(1, 2)}
+    real = {
+        "a.weight": torch.tensor([[1.0, 0], [0, 0]]),
+        "a.bias": torch.tensor([0.0, 2]),
+        "b.weight": torch.tensor([[0.0, 3]]),
+    }
+    predicted = {
+        "a.weight": torch.tensor([[1.0, 1], [0, 0]]),
+        "a.bias": torch.tensor([0.0, -1]),
+        "b.weight": torch.zeros(1, 2),
+    }
+    table = step_geometry(predicted, real, theta_0).set_index(["kind", "layer"])
+    assert table.weights.to_dict() == {
+        ("fc", "a.weight"): 4, ("bias", "a.bias"): 2, ("fc", "b.weight"): 2, ("fc", "all"): 6, ("bias", "all"): 2, ("all", "all"): 8,
+    }  # fmt: skip
+    cosine, ratio = table.cosine.to_dict(), table.norm_ratio.to_dict()
+    assert cosine["fc", "a.weight"] == pytest.approx(0.5**0.5) and ratio["fc", "a.weight"] == pytest.approx(2**0.5)
+    assert cosine["bias", "a.bias"] == pytest.approx(-1) and ratio["bias", "a.bias"] == pytest.approx(0.5)
+    assert np.isnan(cosine["fc", "b.weight"]) and ratio["fc", "b.weight"] == 0
+    assert cosine["fc", "all"] == pytest.approx(1 / 20**0.5) and ratio["fc", "all"] == pytest.approx((2 / 10) ** 0.5)
+    assert cosine["all", "all"] == pytest.approx(-1 / 42**0.5) and ratio["all", "all"] == pytest.approx((3 / 14) ** 0.5)
+
+
+def test_a_perfect_prediction_has_cosine_and_ratio_one_in_every_row():
+    c = case()
+    table = step_geometry(c.predicted[0], c.predicted[0], c.theta_0)
+    assert set(table.kind) == {"conv", "fc", "bias", "all"} and not table.layer.str.contains("running").any()
+    np.testing.assert_allclose(table[["cosine", "norm_ratio"]], 1, rtol=1e-6)
+    flipped = step_geometry(Flipped()(c)[0], c.predicted[0], c.theta_0)
+    np.testing.assert_allclose(flipped.cosine, -1, rtol=1e-4)
