@@ -11,6 +11,7 @@ import typer
 
 from know import paths
 from know.params import ParamError, Params, load
+from know.predictors import PREDICTORS, Known, chosen
 
 if TYPE_CHECKING:
     import torch
@@ -72,9 +73,16 @@ def evaluate(params: ParamsFile = paths.PARAMS) -> None:
 def predict(
     checkpoints: Annotated[list[Path], typer.Argument(help="State dicts, most forgotten first, Θ_0 last.")],
     out: Annotated[Path, typer.Option("--out", help="The safetensors file to write.", dir_okay=False)],
-    method: Annotated[str, typer.Option(help="known, linear or task_vector.")] = "known",
-    hypermodel: Annotated[str, typer.Option(help="A shipped hyper-model's name, or a folder.")] = "default",
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(PREDICTORS)}.")] = "known",
+    hypermodel: Annotated[
+        str, typer.Option(help="Of known and wnn: a shipped hyper-model's name, or a folder.")
+    ] = "default",
+    option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, of the method, as scale=0.5.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="How many steps past Θ_0; the last is written.")] = 1,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="PATTERN=KIND: treat tensors of these names as conv, fc, bias or buffer; the last holds."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     dtype: Annotated[
         Literal["keep", "float64", "float32", "float16", "bfloat16"],
@@ -86,32 +94,38 @@ def predict(
     CHECKPOINTS are .safetensors, .pt or .pth files that hold state dicts. Of more than the hyper-model reads, the last
     count. The memory needed does not grow with the model.
     """
+    if method not in PREDICTORS:
+        raise typer.BadParameter(f"{method!r}; allowed: {', '.join(PREDICTORS)}", param_hint="--method")
+    options: dict[str, object] = {}
+    if "hypermodel" in PREDICTORS[method].model_fields:
+        options["hypermodel"] = hypermodel
+    for given in option or ():
+        name, equals, options[name] = given.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{given!r}; allowed: NAME=VALUE", param_hint="--option")
+    predictor = chosen(PREDICTORS, "method", method, options)
     import torch
 
-    from know.checkpoints import predict_files
-    from know.hypermodel import load_hypermodel
-    from know.prediction import Predictor, linear, task_vector
+    from know.checkpoints import Checkpoint, predict_files
+    from know.kinds import batchnorm_note, parse_overrides
 
-    methods: dict[str, Callable[[], Predictor]] = {
-        "known": lambda: load_hypermodel(hypermodel),
-        "linear": lambda: linear,
-        "task_vector": lambda: task_vector(1.0),
-    }
-    if method not in methods:
-        raise typer.BadParameter(f"{method!r}; allowed: {', '.join(methods)}", param_hint="--method")
-    predictor = methods[method]()
-    needed = getattr(predictor, "history_length", 2)
+    reads = predictor.model.history_length if isinstance(predictor, Known) else None
+    needed = reads or predictor.shortest
     if len(checkpoints) < needed:
         raise ValueError(
             f"{method} needs {needed} checkpoints, most forgotten first and Θ_0 last; got {len(checkpoints)}"
         )
-    if hasattr(predictor, "history_length") and len(checkpoints) > needed:
-        typer.echo(f"{method} reads the last {needed} of {len(checkpoints)} checkpoints", err=True)
-        checkpoints = checkpoints[-needed:]
+    if reads and len(checkpoints) > reads:
+        typer.echo(f"{method} reads the last {reads} of {len(checkpoints)} checkpoints", err=True)
+        checkpoints = checkpoints[-reads:]
     predict_files(
         checkpoints, out, predictor, steps,
-        device=_device(device), dtype=None if dtype == "keep" else getattr(torch, dtype), progress=True,
+        device=_device(device), dtype=None if dtype == "keep" else getattr(torch, dtype),
+        overrides=parse_overrides(kind or ()), progress=True,
     )  # fmt: skip
+    with Checkpoint(checkpoints[-1]) as theta_0:
+        if note := batchnorm_note(theta_0.tensors):
+            typer.echo(note, err=True)
     typer.echo(out)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from know import checkpoints, engine, retrodict
 from know.checkpoints import Checkpoint, CheckpointError, load_state, predict_files
 from know.hypermodel import HyperModel
-from know.prediction import linear, no_change
+from know.predictors import linear, no_change
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.bool]
 states = st.dictionaries(
@@ -169,7 +169,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from know.checkpoints import predict_files
-from know.prediction import linear
+from know.predictors import linear
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 small, large = [Path(name) for name in sys.argv[1:6]], [Path(name) for name in sys.argv[6:11]]
 predict_files(small, small[0].with_name("out.safetensors"), linear)

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from know import retrodict
 from know.hypermodel import HyperModel, load_hypermodel, save_hypermodel
-from know.prediction import linear
+from know.predictors import linear
 
-# Each command in a process of its own; they are forked from one that has imported the command and nothing more.
+# Each command in a process of its own; they are forked from one that has imported what they need and run nothing yet.
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["know.cli", "know.checkpoints"])
+FORKSERVER.set_forkserver_preload([__name__, "know.cli", "know.checkpoints"])
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,23 @@ def test_of_more_checkpoints_the_last_count_and_the_user_is_told(know, folder):
     assert (run.code, run.stderr) == (0, "known reads the last 5 of 6 checkpoints\n")
     wanted = retrodict([weights(k) for k in range(5)], load_hypermodel(folder / "hyper"))[0]
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in load_file(out).items())
+
+
+def test_options_of_the_method_and_kinds(know, folder):
+    out = folder / "new.safetensors"
+    method = ["--method", "task_vector", "--option", "scale=0.5", "--kind", "fc.*=buffer"]
+    assert know("predict", *files(folder), "--out", out, *method).code == 0
+    predicted, (theta_1, theta_0) = load_file(out), (weights(3), weights(4))
+    assert torch.equal(predicted["fc.weight"], theta_0["fc.weight"])
+    expected = theta_0["conv.weight"] + 0.5 * (theta_0["conv.weight"] - theta_1["conv.weight"])
+    torch.testing.assert_close(predicted["conv.weight"], expected)
+
+
+def test_what_became_of_batchnorm_is_said(know, folder):
+    for k in range(2):
+        save_file({"bn.running_mean": torch.ones(3)}, folder / f"{k}.safetensors")
+    run = know("predict", *files(folder)[:2], "--out", folder / "new.safetensors", "--method", "linear")
+    assert run.code == 0 and run.stderr.startswith("BatchNorm statistics: copied from Θ_0")
 
 
 def test_help_says_what_the_options_mean(know):
@@ -260,6 +277,26 @@ def test_too_few_checkpoints(know, folder):
     assert_untouched(out)
 
 
+def test_wrong_options_of_the_method(know, folder):
+    out = folder / "out" / "kept.safetensors"
+    for given, message in (
+        ("scale=-1", "task_vector: scale: .*greater than 0"),
+        ("rho=1", "task_vector: rho: .*scale"),
+    ):
+        run = know("predict", *files(folder), "--out", out, "--method", "task_vector", "--option", given)
+        assert run.code == 1
+        assert_one_line(run.stderr, message)
+    assert_untouched(out)
+
+
+def test_kinds_that_match_nothing(know, folder):
+    out = folder / "out" / "kept.safetensors"
+    run = know("predict", *files(folder), "--out", out, "--method", "linear", "--kind", "head.*=fc")
+    assert run.code == 1
+    assert_one_line(run.stderr, "kind of 'head.*': no tensor")
+    assert_untouched(out)
+
+
 def test_no_such_hypermodel(know, folder):
     out = folder / "out" / "kept.safetensors"
     run = know("predict", *files(folder), "--out", out, "--hypermodel", folder / "nowhere")
@@ -359,7 +396,8 @@ def test_really_full_disk(know, folder, small_disk):
     ("options", "mentioned"),
     [
         ([], "--out"),
-        (["--out", "a", "--method", "magic"], "known, linear"),
+        (["--out", "a", "--method", "magic"], "linear"),
+        (["--out", "a", "--method", "linear", "--option", "scale"], "NAME=VALUE"),
         (["--out", "a", "--method", "linear", "--steps", "0"], "--steps"),
         (["--out", "a", "--method", "linear", "--device", "abacus"], "--device"),
         (["--out", "a", "--method", "linear", "--dtype", "int8"], "--dtype"),
