@@ -1,7 +1,6 @@
 """know: knowledge-overflowed weights via retrodiction of forgetting (arXiv 2508.05059).
 
-``know.KNOWN``, ``know.load_hypermodel`` and ``know.retrodict`` are loaded on first use, so that checking parameters
-or asking for help does not import torch.
+What ``know`` offers is loaded on first use, so that checking parameters or asking for help does not import torch.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from know.hypermodel import KNOWN, load_hypermodel
     from know.prediction import retrodict
+    from know.training import reestimate_batchnorm
 
-__all__ = ["KNOWN", "load_hypermodel", "retrodict"]
+__all__ = ["KNOWN", "load_hypermodel", "reestimate_batchnorm", "retrodict"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from know.prediction import retrodict
 
         return retrodict
+    if name == "reestimate_batchnorm":
+        from know.training import reestimate_batchnorm
+
+        return reestimate_batchnorm
     raise AttributeError(f"module 'know' has no attribute {name!r}")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from know import paths
 from know.params import ParamError, Params, load
+from know.predictors import PREDICTORS, Known, chosen
+
+if TYPE_CHECKING:
+    import torch
 
 app = typer.Typer(
     help="Knowledge-overflowed weights by retrodiction of forgetting.",
@@ -68,33 +72,78 @@ def evaluate(params: ParamsFile = paths.PARAMS) -> None:
 @app.command()
 def predict(
     checkpoints: Annotated[list[Path], typer.Argument(help="State dicts, most forgotten first, Θ_0 last.")],
-    out: Annotated[Path, typer.Option("--out", help="The safetensors file to write.")],
-    method: Annotated[str, typer.Option(help="known, linear or task_vector.")] = "known",
-    hypermodel: Annotated[str, typer.Option(help="A shipped hyper-model's name, or a folder.")] = str(paths.HYPERMODEL),
+    out: Annotated[Path, typer.Option("--out", help="The safetensors file to write.", dir_okay=False)],
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(PREDICTORS)}.")] = "known",
+    hypermodel: Annotated[
+        str, typer.Option(help="Of known and wnn: a shipped hyper-model's name, or a folder.")
+    ] = "default",
+    option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, of the method, as scale=0.5.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="How many steps past Θ_0; the last is written.")] = 1,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="PATTERN=KIND: treat tensors of these names as conv, fc, bias or buffer; the last holds."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    dtype: Annotated[
+        Literal["keep", "float64", "float32", "float16", "bfloat16"],
+        typer.Option(help="Of all floating-point tensors written; keep: Θ_0's. The arithmetic is in float32 or wider."),
+    ] = "keep",
 ) -> None:
-    """Predict knowledge-overflowed weights from a trajectory of checkpoints."""
-    from know.checkpoints import load_state, save_state
-    from know.hypermodel import load_hypermodel
-    from know.prediction import Predictor, linear, retrodict, task_vector
+    """Predict knowledge-overflowed weights from a trajectory of checkpoints.
 
-    if len(checkpoints) < 2:
-        raise ValueError(f"a trajectory needs at least two checkpoints, got {len(checkpoints)}")
-    predictor: Predictor
-    if method == "known":
-        known = load_hypermodel(hypermodel)
-        if len(checkpoints) != known.history_length:
-            raise ValueError(
-                f"hyper-model {hypermodel} reads {known.history_length} checkpoints, got {len(checkpoints)}"
-            )
-        predictor = known
-    else:
-        simple: dict[str, Predictor] = {"linear": linear, "task_vector": task_vector(1.0)}
-        if method not in simple:
-            raise ValueError(f"--method: got {method!r}; allowed: known, {', '.join(simple)}")
-        predictor = simple[method]
-    save_state(retrodict([load_state(path) for path in checkpoints], predictor, steps)[-1], out)
+    CHECKPOINTS are .safetensors, .pt or .pth files that hold state dicts. Of more than the hyper-model reads, the last
+    count. The memory needed does not grow with the model.
+    """
+    if method not in PREDICTORS:
+        raise typer.BadParameter(f"{method!r}; allowed: {', '.join(PREDICTORS)}", param_hint="--method")
+    options: dict[str, object] = {}
+    if "hypermodel" in PREDICTORS[method].model_fields:
+        options["hypermodel"] = hypermodel
+    for given in option or ():
+        name, equals, options[name] = given.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{given!r}; allowed: NAME=VALUE", param_hint="--option")
+    predictor = chosen(PREDICTORS, "method", method, options)
+    import torch
+
+    from know.checkpoints import Checkpoint, predict_files
+    from know.kinds import batchnorm_note, parse_overrides
+
+    reads = predictor.model.history_length if isinstance(predictor, Known) else None
+    needed = reads or predictor.shortest
+    if len(checkpoints) < needed:
+        raise ValueError(
+            f"{method} needs {needed} checkpoints, most forgotten first and Θ_0 last; got {len(checkpoints)}"
+        )
+    if reads and len(checkpoints) > reads:
+        typer.echo(f"{method} reads the last {reads} of {len(checkpoints)} checkpoints", err=True)
+        checkpoints = checkpoints[-reads:]
+    predict_files(
+        checkpoints, out, predictor, steps,
+        device=_device(device), dtype=None if dtype == "keep" else getattr(torch, dtype),
+        overrides=parse_overrides(kind or ()), progress=True,
+    )  # fmt: skip
+    with Checkpoint(checkpoints[-1]) as theta_0:
+        if note := batchnorm_note(theta_0.tensors):
+            typer.echo(note, err=True)
     typer.echo(out)
+
+
+def _device(name: str) -> torch.device:
+    """``--device``: a name that PyTorch knows, of a device that is there."""
+    import torch
+
+    from know.executor import device_of
+    from know.params import Compute
+
+    try:
+        device = device_of(Compute(device=name, jobs="auto", backend="loky"))
+    except ValueError:
+        raise typer.BadParameter(f"{name!r}; allowed: auto, cpu, cuda, cuda:1, …, mps", param_hint="--device") from None
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 1)
+    if (device.index or 0) >= count:
+        raise ValueError(f"--device {name}: there is none on this machine")
+    return device
 
 
 @hypermodel_app.command("list")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -23,6 +24,32 @@ EMBEDDED_SUFFIX = "-embedded"
 
 class DataError(RuntimeError):
     """A data set cannot be had, or its files are not what they should be. The message is one line."""
+
+
+class Samples(Protocol):
+    """Labelled inputs as the training loop reads them: an ``ImageSet``, or a user's own (``know.custom``)."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __len__(self) -> int: ...
+
+    def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """All (float inputs, int64 labels) once, on the device: in order, or shuffled by ``generator`` (a CPU one).
+
+        Batches are of equal size to within one: a ragged last batch of a single image is an error in BatchNorm."""
+
+
+def equal_batches(total: int, batch_size: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+    """The indices 0 … total-1, in order or shuffled, in the fewest batches of at most ``batch_size``, of equal size to
+    within one."""
+    order = torch.arange(total) if generator is None else torch.randperm(total, generator=generator)
+    return order.tensor_split(max(1, math.ceil(total / batch_size)))
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 images (N, C, H, W) to channels-last floats with values in [-1, 1]."""
+    return images.to(torch.float32, memory_format=torch.channels_last).mul_(2 / 255).sub_(1)
 
 
 @dataclass(frozen=True)
@@ -41,6 +68,16 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """As ``Samples`` says; images stay on the device as uint8, and a batch is gathered and normalised there."""
+        for index in equal_batches(len(self), batch_size, generator):
+            index = index.to(self.device)
+            yield normalise(self.images[index]), self.labels[index]
 
     def select(self, index: Tensor) -> ImageSet:
         """The images at these indices (n,), in their order."""

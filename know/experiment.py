@@ -14,7 +14,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
-from torch.optim.swa_utils import update_bn
 
 from know import figures, paths, report
 from know.data import load
@@ -50,7 +49,7 @@ from know.prediction import (
 )
 from know.progress import track
 from know.splits import downstream, draw_split, load_split, save_split, source
-from know.training import Recipe, fit, measure, normalise
+from know.training import Recipe, fit, measure, reestimate_batchnorm
 
 
 def write_csv(table: pd.DataFrame, name: str, folder: Path | None = None) -> pd.DataFrame:
@@ -313,7 +312,7 @@ def predict(params: Params) -> pd.DataFrame:
         for (start, step), state in starts.items():
             net.load_state_dict(state if start == "more_data" else with_batchnorm(state, theta_0, options.batchnorm))
             if options.batchnorm == "re-estimate":
-                update_bn((normalise(images) for images in data.images.split(500)), net)
+                reestimate_batchnorm(net, data.batches(500))
             with paths.atomic(start_path(seed, start, step)) as temporary:
                 save_file(state_of(net), temporary)
             rows += [

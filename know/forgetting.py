@@ -1,16 +1,18 @@
 """Structured forgetting: from Θ_0, converged on D_0, to the trajectory Θ_{S-1}, …, Θ_1, Θ_0 (paper, Sec. 3)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from know.data import ImageSet
+from know.data import Samples
 from know.paths import atomic
 from know.prediction import State
 from know.training import Recipe, fit
+
+Mode = Literal["sequential", "restart"]
 
 
 def state_of(net: nn.Module) -> State:
@@ -20,13 +22,29 @@ def state_of(net: nn.Module) -> State:
 
 def forget(
     net: nn.Module,
-    subsets: Sequence[ImageSet],
+    subsets: Sequence[Samples],
     recipe: Recipe,
     seed: int,
-    mode: Literal["sequential", "restart"] = "sequential",
+    mode: Mode = "sequential",
     initial: Mapping[str, Tensor] | None = None,
 ) -> list[State]:
     """The trajectory of ``net``, which holds Θ_0 and is left with Θ_{S-1}: S states, most forgotten first, Θ_0 last.
+
+    Arguments as for ``forget_further``.
+    """
+    return [state_of(net), *forget_further(net, subsets, recipe, seed, mode, initial)][::-1]
+
+
+def forget_further(
+    net: nn.Module,
+    subsets: Sequence[Samples],
+    recipe: Recipe,
+    seed: int,
+    mode: Mode = "sequential",
+    initial: Mapping[str, Tensor] | None = None,
+    done: int = 0,
+) -> Iterator[State]:
+    """Θ_{done+1}, …, Θ_{S-1} from ``net``, which holds Θ_done: each as soon as it is trained.
 
     Args:
         subsets: D_1 ⊃ … ⊃ D_{S-1}; D_0 is not needed.
@@ -36,13 +54,11 @@ def forget(
     """
     if mode == "restart" and initial is None:
         raise ValueError("mode 'restart' needs the initial weights from which Θ_0 was trained")
-    trajectory = [state_of(net)]
-    for k, subset in enumerate(subsets, start=1):
+    for k, subset in enumerate(subsets[done:], start=done + 1):
         if mode == "restart" and initial is not None:
             net.load_state_dict(initial)
         fit(net, subset, recipe, seed * 100 + k)
-        trajectory.append(state_of(net))
-    return trajectory[::-1]
+        yield state_of(net)
 
 
 def save_trajectory(trajectory: Sequence[Mapping[str, Tensor]], folder: Path) -> None:

@@ -1,21 +1,20 @@
-"""One training loop for source training, forgetting and fine-tuning.
-
-Images stay on the device as uint8; a batch is gathered, augmented and normalised there. No DataLoader, no workers.
-"""
+"""One training loop for source training, forgetting and fine-tuning, on any source of batches (``know.data.Samples``)."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
-from know.data import ImageSet
+from know.data import Samples
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,6 @@ class History:
     best_epoch: int = -1
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 images (N, C, H, W) to channels-last floats with values in [-1, 1]."""
-    return images.to(torch.float32, memory_format=torch.channels_last).mul_(2 / 255).sub_(1)
-
-
 def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each image of a float batch (N, C, H, W) turned, shifted and zoomed at random, by one affine map.
 
@@ -70,46 +64,38 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def batches(data: ImageSet, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """One shuffled epoch of (float images, labels), on the data's device, in batches of equal size to within one.
-
-    A ragged last batch of a single image would be an error in BatchNorm."""
-    order = torch.randperm(len(data), generator=generator).to(data.images.device)
-    for index in order.tensor_split(math.ceil(len(data) / recipe.batch_size)):
-        images = normalise(data.images[index])
-        yield (augmented(images, generator) if recipe.augment else images), data.labels[index]
-
-
 def _autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def fit(
     net: nn.Module,
-    data: ImageSet,
+    data: Samples,
     recipe: Recipe,
     seed: int,
     *,
     parameters: Iterable[nn.Parameter] | None = None,
-    validation: ImageSet | None = None,
+    validation: Samples | None = None,
     patience: int | None = None,
     on_epoch: Callable[[int], None] | None = None,
 ) -> History:
     """Train ``net`` in place on ``data``; both are on the same device.
 
     Args:
-        parameters: the ones to train (all, if not given); BatchNorm trains with them in any case.
+        parameters: the ones to train, if not all that require gradients; BatchNorm trains with them in any case.
         validation: measured after each epoch.
         patience: stop when the validation loss has not improved for this many epochs and return to the best ones'
             weights; ``recipe.epochs`` is then the most that are run.
         on_epoch: called after each epoch with its number, for learning curves.
     """
-    trained = list(net.parameters() if parameters is None else parameters)
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    trained = trainable if parameters is None else list(parameters)
     chosen = {id(p) for p in trained}
-    for parameter in net.parameters():
+    for parameter in trainable:
         parameter.requires_grad_(id(parameter) in chosen)
-    net.to(memory_format=torch.channels_last)
-    device = data.images.device
+    if all(p.ndim < 5 for p in net.parameters()):  # 3-d convolutions have another layout
+        net.to(memory_format=torch.channels_last)
+    device = data.device
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(trained, recipe.lr, fused=True)
     steps = recipe.epochs * math.ceil(len(data) / recipe.batch_size)
@@ -117,45 +103,76 @@ def fit(
         optimizer, lambda t: 0.5 * (1 + math.cos(math.pi * t / steps)) if recipe.schedule == "cosine" else 1.0
     )
     history, best = History(), (math.inf, copy.deepcopy(net.state_dict()) if patience else {})
-    for epoch in range(recipe.epochs):
-        net.train()
-        total = torch.zeros((), device=device)
-        for images, labels in batches(data, recipe, generator):
-            with _autocast(device):
-                loss = F.cross_entropy(net(images), labels)
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
-            total += loss.detach() * len(labels)
-        history.train_loss.append(total.item() / len(data))
-        if on_epoch:
-            on_epoch(epoch)
-        if validation is None:
-            continue
-        loss_now, accuracy = measure(net, validation)
-        history.validation_loss.append(loss_now)
-        history.validation_accuracy.append(accuracy)
-        if patience is None:
-            continue
-        if loss_now < best[0]:
-            best, history.best_epoch = (loss_now, copy.deepcopy(net.state_dict())), epoch
-        elif epoch - history.best_epoch >= patience:
-            break
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout and random inputs, under the seed
+        torch.manual_seed(seed)
+        for epoch in range(recipe.epochs):
+            net.train()
+            total = torch.zeros((), device=device)
+            for images, labels in data.batches(recipe.batch_size, generator):
+                if recipe.augment:
+                    images = augmented(images, generator)
+                with _autocast(device):
+                    loss = F.cross_entropy(net(images), labels)
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+                total += loss.detach() * len(labels)
+            history.train_loss.append(total.item() / len(data))
+            if on_epoch:
+                on_epoch(epoch)
+            if validation is None:
+                continue
+            loss_now, accuracy = measure(net, validation)
+            history.validation_loss.append(loss_now)
+            history.validation_accuracy.append(accuracy)
+            if patience is None:
+                continue
+            if loss_now < best[0]:
+                best, history.best_epoch = (loss_now, copy.deepcopy(net.state_dict())), epoch
+            elif epoch - history.best_epoch >= patience:
+                break
     if patience:
         net.load_state_dict(best[1])
-    net.requires_grad_(True)
+    for parameter in trainable:
+        parameter.requires_grad_(True)
     return history
 
 
 @torch.no_grad()
-def measure(net: nn.Module, data: ImageSet, batch_size: int = 500) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy (share, 0 to 1) of ``net`` on ``data``."""
+def outcomes(net: nn.Module, data: Samples, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    """Of each of the N samples, in their order: cross-entropy (nats), float (N,), and whether it is right, bool (N,)."""
     net.eval()
-    loss, right = 0.0, 0
-    for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True):
-        with _autocast(images.device):
-            logits = net(normalise(images)).float()
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        right += int((logits.argmax(1) == labels).sum())
-    return loss / len(data), right / len(data)
+    losses, right = [], []
+    for images, labels in data.batches(batch_size):
+        with _autocast(data.device):
+            logits = net(images).float()
+        losses.append(F.cross_entropy(logits, labels, reduction="none"))
+        right.append(logits.argmax(1) == labels)
+    return torch.cat(losses), torch.cat(right)
+
+
+def measure(net: nn.Module, data: Samples, batch_size: int = 500) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy (share, 0 to 1) of ``net`` on ``data``."""
+    losses, right = outcomes(net, data, batch_size)
+    return losses.mean().item(), right.float().mean().item()
+
+
+def reestimate_batchnorm(model: nn.Module, loader: Iterable[Tensor | Sequence[Tensor]]) -> None:
+    """Average BatchNorm's running statistics anew, in place, for weights that they were not measured with.
+
+    All other weights stay; so does whether the model is in training mode.
+
+    Args:
+        model: any module, usually with predicted weights; one without BatchNorm is left alone.
+        loader: batches of inputs, or sequences whose first entry is one, as a ``DataLoader`` yields them: some hundred
+            images of the data that Θ_0 was trained on do. They are moved to the model's device.
+
+    Raises:
+        ValueError: there is not a single batch, which would leave no statistics at all.
+    """
+    first = next(iterator := iter(loader), None)
+    if first is None:
+        raise ValueError("BatchNorm statistics need at least one batch of inputs")
+    parameter = next(model.parameters(), None)
+    update_bn(itertools.chain([first], iterator), model, None if parameter is None else parameter.device)

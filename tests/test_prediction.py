@@ -89,10 +89,10 @@ def test_kinds():
 
 def test_states_that_do_not_fit_are_named():
     line = straight_trajectory(3)
-    with pytest.raises(ValueError, match=r"'f\.bias' is not in all"):
+    with pytest.raises(ValueError, match=r"trajectory\[0\]: .*'f\.bias' is not in all"):
         retrodict([{k: v for k, v in line[0].items() if k != "f.bias"}, *line[1:]], linear)
     line[0]["f.weight"] = torch.zeros(2, 2)
-    with pytest.raises(ValueError, match=r"f\.weight: shapes differ"):
+    with pytest.raises(ValueError, match=r"trajectory\[0\]: f\.weight: shapes differ"):
         retrodict(line, linear)
 
 

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from know.data import ImageSet
+from know.data import ImageSet, normalise
 from know.evaluation import fine_tune, labelled, transferred
 from know.forgetting import forget, load_trajectory, save_trajectory, state_of
 from know.models import ARCHITECTURES, build, new_head
 from know.params import load
-from know.training import Recipe, augmented, batches, fit, measure, normalise
+from know.training import Recipe, augmented, fit, measure
 
 
 def same(a, b):
@@ -65,7 +65,7 @@ def test_patience_returns_the_best_weights(toy):
 
 
 def test_an_epoch_is_every_image_once_in_equal_batches(toy):
-    seen = list(batches(toy, Recipe(1, 50, 1e-3), torch.Generator().manual_seed(0)))
+    seen = list(toy.batches(50, torch.Generator().manual_seed(0)))
     assert sorted(len(labels) for _, labels in seen) == [40, 40, 40]
     pixels = torch.cat([images for images, _ in seen]).flatten(1).sum(1).sort().values
     torch.testing.assert_close(pixels, normalise(toy.images).flatten(1).sum(1).sort().values)
