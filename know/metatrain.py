@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from know.data import ImageSet
+from know.data import ImageSet, load
+from know.executor import device_of, run_all
 from know.forgetting import forget
+from know.hdf5 import Paths, file_name, save_paths, weight_paths
 from know.hypermodel import KINDS, KNOWN, Kind
 from know.models import build
-from know.params import KnownTraining, MetaTrain
+from know.params import Compute, KnownTraining, MetaTrain
 from know.paths import atomic
 from know.prediction import CHUNK, Predictor, State, by_kind
 from know.subsets import nested_subsets, stratified_order
 from know.training import Recipe, fit
-
-Paths = dict[Kind, Tensor]
-"""The weight paths of one run: for each kind a float tensor (M, subsets), most forgotten first."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,26 @@ class RunSpec:
     def name(self) -> str:
         return f"run_{self.number:03d}"
 
+    @property
+    def file_name(self) -> str:
+        """As in the published meta-dataset."""
+        network = f"{self.architecture}_{self.dataset}"
+        return file_name(network, self.number, self.rate, self.subsets, self.lr, self.batch_size)
+
 
 def draw_runs(params: MetaTrain) -> list[RunSpec]:
     """Sample each run's hyper-parameters, uniformly, as the paper does; architectures and data sets take turns.
 
-    The paper draws the batch size from U(32, |D_0| r^6), so that the smallest subset holds at least one batch of 32.
-    Here |D_0| is smaller, so the same rule also bounds the rate from below: r ≥ (32/|D_0|)^{1/6}.
+    The paper draws the batch size from U(32, |D_0| r^6), so that the smallest subset holds at least one batch. Here
+    |D_0| is smaller, so the same rule also bounds the rate from below: r ≥ (b/|D_0|)^{1/6}, b the smallest batch size.
     """
     rng, ranges = random.Random(params.seed), params.runs
     specs = []
     for number in range(ranges.count):
-        images = rng.randint(*ranges.images)
+        images, seed = rng.randint(*ranges.images), params.seed * 1000 + number
         last = ranges.subsets - 1
         low, high = ranges.rate
-        rate = rng.uniform(min(high, max(low, (32 / images) ** (1 / last))), high)
+        rate = rng.uniform(min(high, max(low, (ranges.batch_size[0] / images) ** (1 / last))), high)
         most = max(ranges.batch_size[0], min(ranges.batch_size[1], int(images * rate**last)))
         specs.append(
             RunSpec(
@@ -77,8 +83,8 @@ def draw_runs(params: MetaTrain) -> list[RunSpec]:
                 batch_size=rng.randint(ranges.batch_size[0], most),
                 source_epochs=rng.randint(*ranges.source_epochs),
                 epochs=rng.randint(*ranges.epochs),
-                augment=ranges.augment,
-                seed=params.seed * 1000 + number,
+                augment=random.Random(seed).random() < ranges.augment,
+                seed=seed,
             )
         )
     return specs
@@ -94,22 +100,23 @@ def run_paths(spec: RunSpec, images: ImageSet) -> Paths:
     return weight_paths(forget(net, [data.select(index) for index in smaller], recipe, spec.seed))
 
 
-def weight_paths(trajectory: Sequence[State]) -> Paths:
-    """Every scalar's path along a trajectory, gathered by kind."""
-    points = [by_kind(theta) for theta in trajectory]
-    return {kind: torch.stack([point[kind] for point in points], 1) for kind in points[-1]}
+@lru_cache(maxsize=3)
+def _images(dataset: str) -> ImageSet:
+    return load(dataset, "train")
 
 
-def save_paths(paths: Paths, file: Path) -> None:
-    """Write one run's weight paths, a tensor a kind."""
-    with atomic(file) as temporary:
-        save_file({str(kind): tensor for kind, tensor in paths.items()}, temporary)
+def _collect_run(job: tuple[RunSpec, Compute, Path]) -> None:
+    spec, compute, file = job
+    save_paths(run_paths(spec, _images(spec.dataset).to(device_of(compute))), file, asdict(spec))
 
 
-def load_paths(file: Path) -> Paths:
-    """Read what ``save_paths`` wrote."""
-    stored = load_file(file)
-    return {kind: stored[kind] for kind in KINDS if kind in stored}
+def collect(specs: Sequence[RunSpec], folder: Path, compute: Compute) -> list[Path]:
+    """Execute those runs whose file is not in ``folder`` yet, and return the files of all."""
+    files = [folder / spec.file_name for spec in specs]
+    jobs = [(spec, compute, file) for spec, file in zip(specs, files, strict=True) if not file.exists()]
+    if jobs:
+        run_all(_collect_run, jobs, compute, "meta-dataset")
+    return files
 
 
 def windows(paths: Tensor, length: int) -> tuple[Tensor, Tensor]:
