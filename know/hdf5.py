@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from know.hypermodel import KINDS, Kind
+from know.hypermodel import Kind
 from know.paths import atomic
 from know.prediction import State, kind_of
 
@@ -134,13 +134,13 @@ class RunFile:
                     shapes[kind] = stored.shape
         if not shapes:
             raise LayoutError(f"{path}: holds none of {', '.join(DATASETS.values())}")
-        possible = [run for backwards in (False, True) if (run := cls._read_as(path, shapes, backwards))]
-        if not possible:
-            found = ", ".join(f"{DATASETS[kind]} {shape}" for kind, shape in shapes.items())
-            raise LayoutError(
-                f"{path}: expected ConvWeights (3, 3, N, P), FCWeights (M, P), Bias (K, P) with one P, found {found}"
-            )
-        return min(possible, key=lambda run: run.length)  # paths are short and nets are large
+        for backwards in (False, True):
+            if run := cls._read_as(path, shapes, backwards):
+                return run
+        found = ", ".join(f"{DATASETS[kind]} {shape}" for kind, shape in shapes.items())
+        raise LayoutError(
+            f"{path}: expected ConvWeights (3, 3, N, P), FCWeights (M, P), Bias (K, P) with one P, found {found}"
+        )
 
     @classmethod
     def _read_as(cls, path: Path, shapes: Mapping[Kind, tuple[int, ...]], backwards: bool) -> RunFile | None:
@@ -166,7 +166,33 @@ class RunFile:
                 block = stored[:, :, part] if kind == "conv" else stored[part]
         return torch.from_numpy(np.ascontiguousarray(block, np.float32)).reshape(-1, self.length)
 
+    def blocks(self, kind: Kind, scalars: int) -> Iterator[Tensor]:
+        """All paths of a kind, in order, in blocks of about ``scalars``."""
+        unit = KERNEL if kind == "conv" else 1
+        step = max(1, scalars // unit)
+        for start in range(0, self.sizes[kind] // unit, step):
+            yield self.read(kind, start, start + step)
+
+    def sample(self, kind: Kind, scalars: int, generator: torch.Generator) -> Tensor:
+        """Paths of about ``scalars`` neighbours, from a random place; all of them, if there are fewer."""
+        unit = KERNEL if kind == "conv" else 1
+        take, there = max(1, scalars // unit), self.sizes[kind] // unit
+        start = int(torch.randint(max(1, there - take + 1), (), generator=generator))
+        return self.read(kind, start, start + take)
+
     def spec(self) -> dict[str, Any] | None:
         """What ``save_paths`` was given as ``spec``; None in files that others wrote."""
         with _reading(self.path) as file:
             return json.loads(file.attrs[SPEC]) if SPEC in file.attrs else None
+
+
+def run_files(folder: Path) -> list[RunFile]:
+    """The runs in a folder, by name.
+
+    Raises:
+        LayoutError: there are none, or one is not of this layout.
+    """
+    found = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES and not path.name.startswith("."))
+    if not found:
+        raise LayoutError(f"{folder}: no runs in it ({', '.join(f'*{suffix}' for suffix in SUFFIXES)})")
+    return [RunFile.open(path) for path in found]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +17,8 @@ from know.paths import atomic
 
 Kind = Literal["conv", "fc", "bias"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Scale = Literal["none", "path"]
+"""How a hyper-model sees a path: "none", its weights as they are (the paper's); "path", in the path's own frame."""
 
 
 class Activation(nn.Module):
@@ -87,13 +89,32 @@ class KNOWN(nn.Module):
         return 1e-6 * kernels + 0.1 * biases
 
 
-class HyperModel(nn.Module):
-    """One KNOWN for each kind of weight. As a predictor, maps a window (N, S) of one kind to (N,)."""
+def frame(window: Tensor) -> tuple[Tensor, Tensor]:
+    """The frame of each path of a window (N, S): its origin w_{S-1} and its unit max - min, both (N, 1).
 
-    def __init__(self, history_length: int = 5, description: str = "") -> None:
+    In it a path ends at 0 and spans 1, whatever the weight's size and the learning rate's (as in WNN, Jang et al.,
+    ICML 2023, but from the newest weight), and a path that stands still has unit 0.
+    """
+    return window[:, -1:], window.amax(1, keepdim=True) - window.amin(1, keepdim=True)
+
+
+def framed(values: Tensor, origin: Tensor, unit: Tensor) -> Tensor:
+    """(values - origin)/unit; 0 where a path stands still and so has no unit."""
+    return (values - origin) / unit.clamp_min(torch.finfo(unit.dtype).tiny)
+
+
+class HyperModel(nn.Module):
+    """One KNOWN for each kind of weight. As a predictor, maps a window (N, S) of one kind to (N,).
+
+    With ``scale`` "path" the networks work in each path's ``frame``: the prediction then follows a change of the
+    weights' scale and origin, moves by less than the path's span, and leaves a path alone that stands still.
+    """
+
+    def __init__(self, history_length: int = 5, description: str = "", scale: Scale = "none") -> None:
         super().__init__()
         self.history_length = history_length
         self.description = description
+        self.scale = scale
         self.conv, self.fc, self.bias = (KNOWN(history_length) for _ in KINDS)
 
     def of(self, kind: Kind) -> KNOWN:
@@ -102,12 +123,16 @@ class HyperModel(nn.Module):
 
     @torch.no_grad()
     def forward(self, window: Tensor, kind: Kind) -> Tensor:
-        return self.of(kind)(window)
+        if self.scale == "none":
+            return self.of(kind)(window)
+        origin, unit = frame(window)
+        step = self.of(kind)(framed(window, origin, unit))
+        return (origin + unit * step[:, None]).squeeze(1)
 
 
 def save_hypermodel(model: HyperModel, folder: Path) -> None:
     """Write ``conv.safetensors``, ``fc.safetensors``, ``bias.safetensors`` and ``config.json``."""
-    config = {"history_length": model.history_length, "description": model.description}
+    config = {"history_length": model.history_length, "scale": model.scale, "description": model.description}
     with atomic(folder) as temporary:
         temporary.mkdir()
         for kind in KINDS:
@@ -137,11 +162,14 @@ def load_hypermodel(name_or_dir: str | Path) -> HyperModel:
     try:
         options: Mapping[str, object] = json.loads(config.read_text())
         length, description = options["history_length"], options.get("description", "")
+        scale = options.get("scale", "none")
         if not isinstance(length, int) or length < 2 or not isinstance(description, str):
             raise ValueError("history_length must be an integer of at least 2")
+        if scale not in get_args(Scale):
+            raise ValueError(f"scale: got {scale!r}; allowed: {', '.join(get_args(Scale))}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{config}: not a hyper-model's configuration: {error}") from None
-    model = HyperModel(length, description)
+    model = HyperModel(length, description, cast(Scale, scale))
     for kind in KINDS:
         path = folder / f"{kind}.safetensors"
         try:
