@@ -1,6 +1,6 @@
 """The executor's speed-up: the same independent training runs through one process and through several, in one run.
 
-    python benchmarks/bench_jobs.py [--jobs 2]
+python benchmarks/bench_jobs.py [--jobs 2]
 """
 
 import argparse

@@ -22,9 +22,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-hypermodel_app = typer.Typer(help="Hyper-models: what there is.", no_args_is_help=True)
+hypermodel_app = typer.Typer(help="Hyper-models: what there is, and import.", no_args_is_help=True)
 app.add_typer(hypermodel_app, name="hypermodel")
 
+Scale = Literal["none", "path", "wnn"]
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.", dir_okay=False)]
 
 
@@ -50,11 +51,30 @@ def forget(params: ParamsFile = paths.PARAMS) -> None:
 
 
 @app.command("meta-train")
-def meta_train(params: ParamsFile = paths.PARAMS) -> None:
-    """Collect the meta-dataset and train KNOWN on it."""
-    from know import experiment
+def meta_train(
+    params: ParamsFile = paths.PARAMS,
+    data: Annotated[
+        Path | None, typer.Option(help="Learn from this folder of weight paths (.mat, .h5) instead of collecting them.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --data: the hyper-model's folder to write.")] = None,
+    scale: Annotated[
+        Scale, typer.Option(help="With --data: none, the weights as they are (paper); path, in each path's frame.")
+    ] = "none",
+) -> None:
+    """Collect the meta-dataset and train KNOWN on it; or, with --data, train on files of the published layout."""
+    if (data is None) != (out is None):
+        raise typer.BadParameter("--data and --out go together")
+    if data is None or out is None:
+        from know import experiment
 
-    _run(experiment.meta_train, params)
+        return _run(experiment.meta_train, params)
+    from know.hypermodel import save_hypermodel
+    from know.metatrain import from_folder
+
+    model, table = from_folder(data, load(params), scale)
+    save_hypermodel(model, out)
+    typer.echo(table.to_string(float_format="%.3e"))
+    typer.echo(out)
 
 
 @app.command()
@@ -149,10 +169,23 @@ def _device(name: str) -> torch.device:
 @hypermodel_app.command("list")
 def list_hypermodels() -> None:
     """The hyper-models shipped with the package."""
-    from know.hypermodel import shipped
+    from know.hypermodel import load_hypermodel, shipped
 
-    for name, folder in shipped().items():
-        typer.echo(f"{name}\t{folder}")
+    for name in shipped():
+        typer.echo(f"{name}\t{load_hypermodel(name).description}")
+
+
+@hypermodel_app.command("import-keras")
+def import_keras(
+    folder: Annotated[Path, typer.Argument(help="Where KNOWN_Conv.h5, KNOWN_FC.h5 and KNOWN_Bias.h5 are.")],
+    out: Annotated[Path, typer.Option("--out", help="The hyper-model's folder to write.")],
+) -> None:
+    """Import the hyper-model that the paper's authors released."""
+    from know.hypermodel import save_hypermodel
+    from know.keras import import_keras as read
+
+    save_hypermodel(read(folder), out)
+    typer.echo(out)
 
 
 def main() -> None:

@@ -21,19 +21,9 @@ from know.evaluation import labelled, transfer
 from know.executor import device_of, resumable, run_all
 from know.forgetting import forget as forgetting_run
 from know.forgetting import load_trajectory, save_trajectory, state_of
-from know.hypermodel import KINDS, HyperModel, Kind, load_hypermodel, save_hypermodel
-from know.metatrain import (
-    Curve,
-    Paths,
-    RunSpec,
-    draw_runs,
-    errors,
-    load_paths,
-    run_paths,
-    save_paths,
-    split_runs,
-    train_known,
-)
+from know.hdf5 import Paths, RunFile, save_paths
+from know.hypermodel import Kind, load_hypermodel, save_hypermodel
+from know.metatrain import RunSpec, draw_runs, errors, run_paths, split_runs, train_hypermodel
 from know.models import build
 from know.params import Params
 from know.prediction import (
@@ -203,25 +193,8 @@ def _meta_run(job: tuple[Params, RunSpec]) -> Paths:
     return run_paths(spec, load(spec.dataset, "train").to(device_of(params.compute)))
 
 
-@dataclass(frozen=True)
-class _KnownJob:
-    params: Params
-    kind: Kind
-
-
-def _known_job(job: _KnownJob) -> tuple[State, Curve]:
-    params, device = job.params, device_of(job.params.compute)
-    training, held_out = (
-        [run[job.kind] for run in map(load_paths, map(_meta_path, specs)) if job.kind in run]
-        for specs in split_runs(draw_runs(params.meta_train), params.meta_train.runs.held_out)
-    )
-    options = params.meta_train
-    known, curve = train_known(training, held_out, params.history_length, options.known, options.seed, device)
-    return known.state_dict(), curve
-
-
 def _meta_path(spec: RunSpec) -> Path:
-    return paths.META / f"{spec.name}.safetensors"
+    return paths.META / spec.file_name
 
 
 @dataclass(frozen=True)
@@ -240,25 +213,27 @@ def meta_train(params: Params) -> MetaTraining:
     with resumable("meta_train", params) as resume:
         collected = run_all(_meta_run, [(params, spec) for spec in specs], params.compute, "meta-dataset", resume)
         for spec, run in zip(specs, collected, strict=True):
-            save_paths(run, _meta_path(spec))
-        fitted = run_all(_known_job, [_KnownJob(params, kind) for kind in KINDS], params.compute, "KNOWN", resume)
-    training, held_out = split_runs(specs, params.meta_train.runs.held_out)
-    model = HyperModel(params.history_length, f"meta-trained on {len(training)} runs")
-    for kind, (state, _) in zip(KINDS, fitted, strict=True):
-        model.of(kind).load_state_dict(state)
+            save_paths(run, _meta_path(spec), asdict(spec))
+        training, held_out = split_runs(specs, params.meta_train.runs.held_out)
+        model, fitted = train_hypermodel(
+            [RunFile.open(_meta_path(spec)) for spec in training],
+            [RunFile.open(_meta_path(spec)) for spec in held_out],
+            params.history_length, params.meta_train.known, params.meta_train.seed, params.compute, resume=resume,
+        )  # fmt: skip
     save_hypermodel(model, paths.HYPERMODEL)
 
     predictors: dict[str, Predictor] = {"no change": no_change, "linear": linear, "KNOWN": model}
     rows = []
     for spec in held_out:
-        for kind, weights in load_paths(_meta_path(spec)).items():
-            found = errors(weights, kind, params.history_length, predictors)
+        file = RunFile.open(_meta_path(spec))
+        for kind in file.sizes:
+            found = errors(file, kind, params.history_length, predictors)
             rows += [(spec.name, spec.dataset, spec.architecture, kind, name, mae) for name, mae in found.items()]
     table = pd.DataFrame(rows, columns=["run", "dataset", "architecture", "kind", "predictor", "mae"])
     curves = pd.DataFrame(
         [
             (kind, step, mae)
-            for kind, (_, curve) in zip(KINDS, fitted, strict=True)
+            for kind, curve in fitted.items()
             for step, mae in zip(curve.steps, curve.errors, strict=True)
         ],
         columns=["kind", "step", "mae"],

@@ -56,6 +56,7 @@ def _ascending(values: tuple[N, N]) -> tuple[N, N]:
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=1000)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
 Classes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2), AfterValidator(_distinct)]
@@ -130,7 +131,10 @@ class Forget(Section):
 
 
 class MetaRuns(Section):
-    """The ranges from which each run of the meta-dataset draws its hyper-parameters, uniformly."""
+    """The ranges from which each run of the meta-dataset draws its hyper-parameters, uniformly.
+
+    ``augment``: the share of runs that train on augmented images.
+    """
 
     count: Annotated[int, Field(ge=2)]
     held_out: Count
@@ -141,7 +145,7 @@ class MetaRuns(Section):
     rate: RateRange
     lr: LearningRateRange
     batch_size: CountRange
-    augment: bool
+    augment: Share
 
     @model_validator(mode="after")
     def _held_out(self) -> Self:

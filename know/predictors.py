@@ -255,7 +255,7 @@ class Known(PathPredictor):
 
 
 class Wnn(Known):
-    """WNN: KNOWN's network on paths scaled to their range (``know.hypermodel.WNN``), meta-trained on the same data."""
+    """WNN: KNOWN's network on paths scaled to their range (a hyper-model of ``scale`` "wnn"), meta-trained on the same data."""
 
     method: Literal["wnn"] = "wnn"  # type: ignore[assignment]
     hypermodel: str

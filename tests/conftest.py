@@ -1,5 +1,6 @@
 """Micro experiments: every part of the real one, in seconds."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def write_params(path: Path, changes: dict, base: Path = paths.PARAMS) -> None:
     _merge(values, changes)
     with path.open("w") as file:
         yaml.dump(values, file)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the pipeline's processes: sums of floats depend on how many threads share them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

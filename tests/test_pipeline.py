@@ -53,6 +53,11 @@ class Copy:
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
+    def made(self) -> dict[str, str]:
+        """Every output's hash, as dvc.lock has it."""
+        stages = YAML(typ="safe").load((self.root / "dvc.lock").read_text())["stages"]
+        return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+
     def change(self, **changes: dict) -> None:
         write_params(self.root / "params.yaml", changes, self.root / "params.yaml")
 
@@ -93,8 +98,9 @@ def test_a_second_run_runs_nothing(copy):
 
 
 def test_a_forced_run_gives_the_same_lock_and_report(copy):
-    lock = (copy.root / "dvc.lock").read_bytes()
+    lock, made = (copy.root / "dvc.lock").read_bytes(), copy.made()
     assert ran(copy.dvc("repro", "--force")) == STAGES
+    assert copy.made() == made
     assert (copy.root / "dvc.lock").read_bytes() == lock
     changed = subprocess.run(
         ["git", "status", "--porcelain"], cwd=copy.root, capture_output=True, text=True, check=True

@@ -90,7 +90,12 @@ def test_nested_bootstrap_is_scipys_without_nesting():
     values = np.random.default_rng(2).normal(size=(12, 1))
     found = nested_bootstrap(values, 0.9, resamples=20_000)
     reference = stats.bootstrap(
-        (values[:, 0],), np.mean, confidence_level=0.9, n_resamples=20_000, method="percentile", rng=np.random.default_rng(5)
+        (values[:, 0],),
+        np.mean,
+        confidence_level=0.9,
+        n_resamples=20_000,
+        method="percentile",
+        rng=np.random.default_rng(5),
     ).confidence_interval
     assert (found.low, found.high) == pytest.approx(tuple(reference), abs=0.02)
     assert found.value == pytest.approx(values.mean()) and found.units == 12
@@ -125,7 +130,9 @@ def test_a_ratios_ends_are_where_the_paired_test_turns(ratio):
 def test_a_ratio_to_a_constant_is_a_scaled_mean():
     top = np.array([1.0, 2.0, 4.0])
     mean, found = mean_interval(top, 0.9), ratio_interval(top, [2.0, 2.0, 2.0], 0.9)
-    assert (found.low, found.high) == pytest.approx(((mean.mean - mean.half_width) / 2, (mean.mean + mean.half_width) / 2))
+    assert (found.low, found.high) == pytest.approx(
+        ((mean.mean - mean.half_width) / 2, (mean.mean + mean.half_width) / 2)
+    )
 
 
 def test_coverage_of_ratios():
