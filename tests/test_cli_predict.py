@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -364,6 +366,21 @@ def test_full_disk(know, folder, prepare, reason):
     run = know("predict", *files(folder), "--out", out, "--method", "linear", prepare=prepare)
     assert run.code == 1
     assert_one_line(run.stderr, f"kept.safetensors: cannot be written: {reason}$")
+    assert_untouched(out)
+
+
+def test_interrupted(folder, tmp_path):
+    for k in range(5):
+        save_file({"w": torch.zeros(3000, 2000)}, folder / f"{k}.safetensors")
+    out = folder / "out" / "kept.safetensors"
+    arguments = ["predict", *map(str, files(folder)), "--out", str(out), "--hypermodel", str(folder / "hyper")]
+    process = FORKSERVER.Process(target=_child, args=(arguments, tmp_path, nothing))
+    process.start()
+    while len(list(out.parent.iterdir())) == 1 and process.is_alive():
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode not in (0, None)
     assert_untouched(out)
 
 
