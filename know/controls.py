@@ -93,9 +93,12 @@ class ShrinkPerturb(Control):
     perturb: Annotated[float, Field(ge=0)]
 
     def __call__(self, case: Case) -> list[State]:
-        weights = _weights(case.theta_0)
-        mixed = {name: self.shrink * w + self.perturb * case.fresh[name].float() for name, (_, w) in weights.items()}
-        return [_start(case.theta_0, mixed)]
+        theta_0 = case.theta_0
+        mixed = {
+            name: self.shrink * theta_0[name].float() + self.perturb * case.fresh[name].float()
+            for name in _kinds(theta_0)
+        }
+        return [_start(theta_0, mixed)]
 
 
 class Repeated(Control):
@@ -117,16 +120,14 @@ class RandomDirection(Control):
     def __call__(self, case: Case) -> list[State]:
         import torch
 
-        from know.prediction import by_kind
-
-        weights, generator = _weights(case.theta_0), torch.Generator().manual_seed(case.seed)
-        noise = {name: torch.randn(w.shape, generator=generator).to(w.device) for name, (_, w) in weights.items()}
-        own, length = by_kind(case.theta_0), {kind: vector.norm() for kind, vector in by_kind(noise).items()}
-        starts = []
+        theta_0, kinds = case.theta_0, _kinds(case.theta_0)
+        generator = torch.Generator().manual_seed(case.seed)
+        noise = {n: torch.randn(theta_0[n].shape, generator=generator).to(theta_0[n].device) for n in kinds}
+        length, starts = _norms(noise, kinds), []
         for state in case.predicted:
-            factor = {kind: (new - own[kind]).norm() / length[kind] for kind, new in by_kind(state).items()}
-            moved = {name: w + factor[kind] * noise[name] for name, (kind, w) in weights.items()}
-            starts.append(_start(case.theta_0, moved))
+            wanted = _norms({name: state[name].float() - theta_0[name].float() for name in kinds}, kinds)
+            moved = {n: theta_0[n].float() + wanted[kind] / length[kind] * noise[n] for n, kind in kinds.items()}
+            starts.append(_start(theta_0, moved))
         return starts
 
 
@@ -136,18 +137,27 @@ class Flipped(Control):
     control: Literal["flipped"] = "flipped"
 
     def __call__(self, case: Case) -> list[State]:
-        weights = _weights(case.theta_0)
+        theta_0 = case.theta_0
         return [
-            _start(case.theta_0, {name: 2 * w - state[name].float() for name, (_, w) in weights.items()})
+            _start(theta_0, {name: 2 * theta_0[name].float() - state[name].float() for name in _kinds(theta_0)})
             for state in case.predicted
         ]
 
 
-def _weights(state: State) -> dict[str, tuple[Kind, Tensor]]:
-    """Each weight's kind and, as a float tensor, its value; no buffers."""
+def _kinds(state: State) -> dict[str, Kind]:
+    """Each weight's kind; no buffers."""
     from know.prediction import kind_of
 
-    return {name: (kind, t.float()) for name, t in state.items() if (kind := kind_of(name, t)) != "buffer"}
+    return {name: kind for name, tensor in state.items() if (kind := kind_of(name, tensor)) != "buffer"}
+
+
+def _norms(tensors: State, kinds: Mapping[str, Kind]) -> dict[Kind, Tensor]:
+    """The norm of all tensors of a kind together."""
+    squares: dict[Kind, Tensor] = {}
+    for name, kind in kinds.items():
+        square = tensors[name].square().sum()
+        squares[kind] = squares[kind] + square if kind in squares else square
+    return {kind: square.sqrt() for kind, square in squares.items()}
 
 
 def _start(theta_0: State, weights: Mapping[str, Tensor]) -> State:

@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from know import paths
 from know.controls import CONTROLS, AnyControl, Case, Flipped, RandomDirection, Repeated, Shrunk, control, extra_compute
 from know.geometry import step_geometry
 from know.models import build
 from know.prediction import State, by_kind, kind_of, rescaled, retrodict
-from know.predictors import predictor
+from know.predictors import PREDICTORS, predictor
 
 EVERY = [control(name, **({"shrink": 0.6, "perturb": 0.1} if name == "shrink_perturb" else {})) for name in CONTROLS]
 
@@ -178,3 +179,13 @@ def test_a_perfect_prediction_has_cosine_and_ratio_one_in_every_row():
     np.testing.assert_allclose(table[["cosine", "norm_ratio"]], 1, rtol=1e-6)
     flipped = step_geometry(Flipped()(c)[0], c.predicted[0], c.theta_0)
     np.testing.assert_allclose(flipped.cosine, -1, rtol=1e-4)
+
+
+def test_the_reference_names_every_choice_and_option():
+    text = (paths.ROOT / "docs" / "methods.md").read_text()
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    for name, cls in (PREDICTORS | CONTROLS).items():
+        options = set(cls.model_fields) - {"method", "control"}
+        if name != "log":  # its row says: the same
+            assert all(f"`{option}`" in rows[name] for option in options), name
+    assert PREDICTORS["log"].model_fields.keys() == PREDICTORS["linear"].model_fields.keys()
