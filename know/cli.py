@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from know import paths
 from know.params import ParamError, Params, load
 from know.predictors import PREDICTORS, Known, chosen
-
-if TYPE_CHECKING:
-    import torch
 
 app = typer.Typer(
     help="Knowledge-overflowed weights by retrodiction of forgetting.",
@@ -42,12 +39,79 @@ def downsize(params: ParamsFile = paths.PARAMS) -> None:
     _run(experiment.downsize, params)
 
 
-@app.command()
-def forget(params: ParamsFile = paths.PARAMS) -> None:
-    """Train Θ_0 and fine-tune it on ever smaller subsets."""
-    from know import experiment
+OWN = "Your own model"
 
-    _run(experiment.forget, params)
+
+@app.command()
+def forget(
+    context: typer.Context,
+    params: ParamsFile = paths.PARAMS,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Factory of an nn.Module, package.module:function.", rich_help_panel=OWN),
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Θ_0, its state dict.", rich_help_panel=OWN)] = None,
+    images: Annotated[Path | None, typer.Option(help="D_0 as FOLDER/CLASS/image.jpg.", rich_help_panel=OWN)] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="D_0 from a factory of a Dataset of (input, class index).", rich_help_panel=OWN),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the S checkpoints.", rich_help_panel=OWN)] = None,
+    image_size: Annotated[int, typer.Option(help="Side of the images, in pixels.", rich_help_panel=OWN)] = 224,
+    normalisation: Annotated[
+        Literal["imagenet", "half", "none"],
+        typer.Option(help="Of the images: ImageNet's mean and deviation, to [-1, 1], or [0, 1].", rich_help_panel=OWN),
+    ] = "imagenet",
+    rate: Annotated[float, typer.Option(help="Sampling rate r: |D_k| = r^k |D_0|.", rich_help_panel=OWN)] = 0.5,
+    length: Annotated[int, typer.Option(help="History length S: how many checkpoints.", rich_help_panel=OWN)] = 5,
+    epochs: Annotated[int, typer.Option(help="On each subset.", rich_help_panel=OWN)] = 3,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.", rich_help_panel=OWN)] = 1e-3,
+    batch_size: Annotated[int, typer.Option(help="Images a step.", rich_help_panel=OWN)] = 32,
+    seed: Annotated[int, typer.Option(help="Of subsets, order and dropout.", rich_help_panel=OWN)] = 0,
+    mode: Annotated[
+        Literal["sequential", "restart"],
+        typer.Option(help="Θ_k from Θ_{k-1} (the paper's), or each from the factory's weights.", rich_help_panel=OWN),
+    ] = "sequential",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=OWN)] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.", rich_help_panel=OWN)] = 0,
+) -> None:
+    """Fine-tune Θ_0 on ever smaller subsets: of the experiment, or (--model …) of your own model.
+
+    With --model, a run that was stopped continues after its last finished checkpoint, and the last line printed is the
+    `know predict` to run next.
+    """
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+    if model is None:
+        if alien := sorted(given - {"params"}):
+            raise typer.BadParameter(f"--{alien[0].replace('_', '-')} needs --model")
+        from know import experiment
+
+        return _run(experiment.forget, params)
+    if "params" in given:
+        raise typer.BadParameter("--params is for the experiment's networks, not for --model")
+    if checkpoint is None or out is None or (images is None) == (dataset is None):
+        raise typer.BadParameter("--model needs --checkpoint, --out, and one of --images and --dataset")
+    if dataset is not None and (alien := sorted(given & {"image_size", "normalisation"})):
+        raise typer.BadParameter(f"--{alien[0].replace('_', '-')} is for --images; a data set prepares its own inputs")
+    from know import custom
+    from know.executor import device_named
+
+    command = custom.forget_own(
+        model,
+        checkpoint,
+        images,
+        dataset,
+        out,
+        custom.Settings(rate, length, epochs, batch_size, lr, seed, mode),
+        device_named(device),
+        image_size=image_size,
+        normalisation=normalisation,
+        workers=workers,
+        say=typer.echo,
+        warn=lambda text: typer.echo(text, err=True),
+    )
+    typer.echo(f"next:\n{command}")
 
 
 @app.command("meta-train")
@@ -127,6 +191,7 @@ def predict(
     import torch
 
     from know.checkpoints import Checkpoint, predict_files
+    from know.executor import device_named
     from know.kinds import batchnorm_note, parse_overrides
 
     reads = predictor.model.history_length if isinstance(predictor, Known) else None
@@ -140,30 +205,13 @@ def predict(
         checkpoints = checkpoints[-reads:]
     predict_files(
         checkpoints, out, predictor, steps,
-        device=_device(device), dtype=None if dtype == "keep" else getattr(torch, dtype),
+        device=device_named(device), dtype=None if dtype == "keep" else getattr(torch, dtype),
         overrides=parse_overrides(kind or ()), progress=True,
     )  # fmt: skip
     with Checkpoint(checkpoints[-1]) as theta_0:
         if note := batchnorm_note(theta_0.tensors):
             typer.echo(note, err=True)
     typer.echo(out)
-
-
-def _device(name: str) -> torch.device:
-    """``--device``: a name that PyTorch knows, of a device that is there."""
-    import torch
-
-    from know.executor import device_of
-    from know.params import Compute
-
-    try:
-        device = device_of(Compute(device=name, jobs="auto", backend="loky"))
-    except ValueError:
-        raise typer.BadParameter(f"{name!r}; allowed: auto, cpu, cuda, cuda:1, …, mps", param_hint="--device") from None
-    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 1)
-    if (device.index or 0) >= count:
-        raise ValueError(f"--device {name}: there is none on this machine")
-    return device
 
 
 @hypermodel_app.command("list")

@@ -25,13 +25,25 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 
+def device_named(name: str) -> torch.device:
+    """The device of this name; "auto" is CUDA, else MPS, else the CPU.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    if not available.get(name.partition(":")[0]):
+        raise ValueError(
+            f"device {name!r} is not available here; allowed: auto, {', '.join(filter(available.get, available))}"
+        )
+    return torch.device(name)
+
+
 def device_of(compute: Compute) -> torch.device:
-    """The device that ``compute.device`` names; "auto" is CUDA, else MPS, else the CPU."""
-    if compute.device != "auto":
-        return torch.device(compute.device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The device that ``compute.device`` names."""
+    return device_named(compute.device)
 
 
 def jobs_of(compute: Compute) -> int:

@@ -65,7 +65,7 @@ def kinds_of(state: Mapping[str, Tensor], overrides: Sequence[tuple[str, TensorK
     used = [False] * len(overrides)
     for name, tensor in state.items():
         first = tied.get(name, name)
-        kinds[name] = kind_of(first, tensor, state.get(re.sub(r"[^.]*$", "bias", first)))
+        kinds[name] = kind_of(first, tensor, state.get(re.sub(r"[^.]*$", "bias", first, count=1)))
         for i, (pattern, kind) in enumerate(overrides):
             if kind not in TENSOR_KINDS:
                 raise ValueError(f"kind of {pattern!r}: got {kind!r}; allowed: {', '.join(TENSOR_KINDS)}")
@@ -137,7 +137,7 @@ def ties(state: Mapping[str, Tensor]) -> dict[str, str]:
     first: dict[tuple[object, ...], str] = {}
     tied: dict[str, str] = {}
     for name, tensor in state.items():
-        if tensor.numel() == 0:
+        if tensor.data_ptr() == 0:  # empty, or on the meta device
             continue
         place = (tensor.untyped_storage()._cdata, tensor.storage_offset())  # on the meta device there is no address
         view = (place, tensor.dtype, tensor.shape, tensor.stride())

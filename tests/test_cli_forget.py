@@ -1,0 +1,335 @@
+"""``know forget`` for a user's own model: what the documentation shows, resuming, and every bad input in one line."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from know import cli, custom, paths
+from know.checkpoints import load_state
+from know.data import load
+from know.hypermodel import HyperModel, save_hypermodel
+from know.kinds import batchnorm_note
+from know.subsets import stratified_order
+
+FACTORIES = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes=3):
+        super().__init__()
+        self.conv, self.bn, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, classes)
+        self.register_buffer("gain", torch.ones(4))
+
+    def forward(self, x):
+        x = self.bn(self.conv(x)).relu().mean((2, 3)) * self.gain
+        return self.head(nn.functional.dropout(x, 0.2, self.training))
+
+def two_classes():
+    return Net(2)
+
+class Samples(torch.utils.data.Dataset):
+    def __init__(self, count=48):
+        self.labels = torch.arange(count) % 3
+        self.inputs = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0)) + self.labels[:, None, None, None]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return self.inputs[index], int(self.labels[index])
+
+def few():
+    return Samples(20)
+
+def pairs():
+    return [("a", 1)]
+
+def fails():
+    return 1 / 0
+
+def pair_of_logits():
+    class Two(Net):
+        def forward(self, x):
+            return super().forward(x), None
+    return Two()
+
+number = 7
+"""
+
+
+def run_know(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """The real command."""
+    environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "know", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8")
+
+
+def image_folder(folder: Path, per_class: int, classes: int) -> None:
+    """The first embedded images as FOLDER/CLASS/number.png."""
+    images = load("fashion-mnist-embedded", "train").of_classes(range(classes))
+    images = images.select(stratified_order(images.labels, 0)[: per_class * classes])
+    for number, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
+        path = folder / f"class_{label}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(path)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder with factories, Θ_0 of one of them, and ``know`` in this process: arguments → (exit code, out, err)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "factories", raising=False)
+    (tmp_path / "factories.py").write_text(FACTORIES)
+    torch.manual_seed(0)
+    torch.save(custom.made_by("factories:Net", "--model").state_dict(), "theta_0.pt")
+    return tmp_path
+
+
+@pytest.fixture
+def know(own, monkeypatch, capsys):
+    def run(text: str):
+        monkeypatch.setattr(sys, "argv", ["know", *shlex.split(text)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return (caught.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+GOOD = "forget --model factories:Net --checkpoint theta_0.pt --dataset factories:Samples --out run --epochs 1 --device cpu"
+
+
+def test_the_documented_example(tmp_path):
+    """The blocks of docs/your-checkpoints.md, in its order, at a smaller scale and with an untrained hyper-model."""
+    text = (paths.ROOT / "docs" / "your-checkpoints.md").read_text()
+    files = {name: code for name, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, re.DOTALL)}
+    forget, predict = re.findall(r"```sh\nknow (.*?)```", text, re.DOTALL)
+    for name, code in files.items():
+        (tmp_path / name).write_text(re.sub(r"range\(\d+\)", "range(1)", code.replace("224", "32")))
+    image_folder(tmp_path / "photos", per_class=16, classes=10)
+    image_folder(tmp_path / "downstream", per_class=8, classes=4)
+    save_hypermodel(HyperModel(5), tmp_path / "hypermodel")
+
+    def python(name: str) -> str:
+        environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [sys.executable, name], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert list(files) == ["nets.py", "train.py", "transfer.py"]
+    python("train.py")
+    done = run_know(*shlex.split(forget.replace("224", "32").replace("\\\n", " ")), "--epochs", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line[:3] for line in lines[:5]] == [f"Θ_{k}" for k in range(5)]
+    assert "10 of 160 images" in lines[4] and "forgetting" in (done.stdout + done.stderr).lower()
+    assert shlex.split(lines[-1]) == ["know", *shlex.split(predict.replace("\\\n", " "))]  # as documented, to the letter
+
+    command = [*shlex.split(lines[-1])[1:], "--hypermodel", "hypermodel"]
+    done = run_know(*command, "--kind", "fc.*=buffer", cwd=tmp_path)
+    theta_0 = load_state(tmp_path / "forgetting" / "theta_0.safetensors")
+    enhanced = load_state(tmp_path / "forgetting" / "enhanced.safetensors")
+    assert done.returncode == 0 and batchnorm_note(theta_0) in done.stderr.splitlines()
+    assert {name: (t.shape, t.dtype) for name, t in enhanced.items()} == {
+        name: (t.shape, t.dtype) for name, t in theta_0.items()
+    }
+    for name, tensor in theta_0.items():
+        kept = "running" in name or "num_batches" in name or name.startswith("fc.")
+        assert torch.equal(enhanced[name], tensor) == kept, name
+    assert re.search(r"accuracy [\d.]+", python("transfer.py"))
+
+
+def test_a_run_that_was_stopped_continues_to_the_same_weights(know, own, monkeypatch):
+    code, whole, _ = know(GOOD.replace("--out run", "--out whole"))
+    assert code == 0
+    save, saved = custom.save_state, []
+
+    def full_disk(state, path):
+        if len(saved) == 3:
+            raise OSError(28, "No space left on device", str(path))
+        save(state, path)
+        saved.append(path.name)
+
+    monkeypatch.setattr(custom, "save_state", full_disk)
+    code, _, err = know(GOOD)
+    assert code == 1 and err == "know: [Errno 28] No space left on device: 'run/theta_3.safetensors'\n"
+    assert sorted(os.listdir("run")) == ["forget.json", *saved] and saved[-1] == "theta_2.safetensors"
+
+    monkeypatch.setattr(custom, "save_state", save)
+    before = {name: os.stat(f"run/{name}").st_mtime_ns for name in saved}
+    code, out, _ = know(GOOD)
+    assert code == 0 and out.replace("run/", "whole/") == whole
+    assert before == {name: os.stat(f"run/{name}").st_mtime_ns for name in saved}
+    for k in range(5):
+        a, b = (load_state(Path(folder) / f"theta_{k}.safetensors") for folder in ("run", "whole"))
+        assert all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
+
+    code, _, err = know(GOOD + " --lr 0.01")
+    assert code == 1 and "run/forget.json: the folder holds another run: lr was 0.001, now 0.01" in err
+    Path("run/forget.json").unlink()
+    code, _, err = know(GOOD)
+    assert code == 1 and "run/theta_0.safetensors: exists, and is not of such a run" in err
+
+
+def test_what_is_written_and_said(know, own):
+    state = torch.load("theta_0.pt")
+    torch.save({f"module.{name}": tensor.double() for name, tensor in state.items()}, "wrapped.pt")
+    code, out, _ = know(GOOD.replace("theta_0.pt", "wrapped.pt") + " --length 3 --rate 0.4 --seed 5")
+    assert code == 0 and len(out.splitlines()) >= 5
+    assert "Θ_1  19 of 48 images" in out and "Θ_2  8 of 48 images" in out  # 48 r, 48 r²
+    written = load_state(Path("run/theta_0.safetensors"))
+    assert written.keys() == state.keys() and all(torch.equal(written[name], state[name]) for name in state)
+    *_, command = out.splitlines()
+    assert shlex.split(command) == [
+        "know", "predict", *(f"run/theta_{k}.safetensors" for k in (2, 1, 0)), "--out", "run/enhanced.safetensors",
+        "--kind", "gain=buffer",
+    ]  # fmt: skip
+    assert json.loads(Path("run/forget.json").read_text())["rate"] == 0.4
+    assert torch.equal(load_state(Path("run/theta_2.safetensors"))["gain"], torch.ones(4))
+
+
+def test_restart_begins_from_the_factory_s_weights(know, own):
+    """At a vanishing learning rate every Θ_k is where it began."""
+    torch.save({name: tensor + 1 for name, tensor in torch.load("theta_0.pt").items()}, "theta_0.pt")
+    for mode, begun in (("restart", custom.model_from("factories:Net", 0).state_dict()), ("sequential", torch.load("theta_0.pt"))):  # fmt: skip
+        code, _, err = know(GOOD.replace("--out run", f"--out {mode}") + f" --mode {mode} --lr 1e-12 --length 2")
+        assert code == 0, err
+        theta_1 = load_state(Path(mode) / "theta_1.safetensors")
+        torch.testing.assert_close(theta_1["conv.weight"], begun["conv.weight"], rtol=0, atol=1e-6)
+
+
+BAD = {
+    "--model nowhere:net": "--model nowhere:net: nowhere cannot be imported: ModuleNotFoundError",
+    "--model factories": "--model: got 'factories'; allowed: package.module:function",
+    "--model factories:Nett": "--model factories:Nett: factories has no Nett",
+    "--model factories:number": "--model factories:number: a int, not a function",
+    "--model factories:fails": "--model factories:fails: the call failed: ZeroDivisionError: division by zero (factories.py:",
+    "--model factories:Samples": "--model factories:Samples: returned a Samples, not a torch.nn.Module",
+    "--model factories:pair_of_logits": "the model must return logits (N, classes) in training mode too, got tuple",
+    "--model factories:two_classes": "theta_0.pt: does not fit the model: 'head.weight' is (3, 4), the model's (2, 4)",
+    "--checkpoint none.pt": "none.pt: no such file",
+    "--checkpoint missing.pt": "missing.pt: does not fit the model: 'head.weight' (3, 4) is missing",
+    "--checkpoint more.pt": "more.pt: does not fit the model, which has no 'tail.weight'",
+    "--dataset factories:few": "class 2 has 6 samples, of which the smallest subset keeps 0.0625: less than one; it takes 16",
+    "--dataset factories:pairs": "--dataset factories:pairs: each sample must be (input tensor, class index): TypeError",
+    "--dataset factories:number": "--dataset factories:number: a int, not a function",
+    "--rate 1": "--rate: got 1.0; allowed: between 0 and 1, both excluded",
+    "--rate -0.5": "--rate: got -0.5; allowed: between 0 and 1",
+    "--length 1": "--length: got 1; allowed: 2 or more",
+    "--lr 0": "--lr: got 0.0; allowed: above 0",
+    "--device cuda:99": "device 'cuda:99' is not available here",
+}
+
+
+@pytest.mark.parametrize("change", BAD)
+def test_bad_input_is_one_line(know, own, change):
+    if torch.cuda.is_available() and "cuda" in change:
+        pytest.skip("there is a GPU")
+    state = torch.load("theta_0.pt")
+    torch.save({name: tensor for name, tensor in state.items() if not name.startswith("head.")}, "missing.pt")
+    torch.save(state | {"tail.weight": torch.zeros(2)}, "more.pt")
+    code, out, err = know(f"{GOOD} {change}")  # the last of an option given twice holds
+    assert code == 1 and out == "" and err.startswith("know: ") and err.count("\n") == 1
+    assert BAD[change] in err
+    assert not Path("run").exists()
+
+
+def test_bad_image_folders(know, own):
+    (own / "photos").mkdir()
+    images = GOOD.replace("--dataset factories:Samples", "--images photos --image-size 8")
+    code, _, err = know(images)
+    assert code == 1 and "--images photos: Couldn't find any class folder" in err and err.count("\n") == 1
+    (own / "photos" / "cat").mkdir()
+    code, _, err = know(images)
+    assert code == 1 and "cat" in err and err.count("\n") == 1
+    image_folder(own / "photos2", 16, 3)
+    (own / "photos2" / "class_1" / "00.png").write_bytes(b"not an image")
+    code, _, err = know(images.replace("photos", "photos2"))
+    assert code == 1 and "00.png: not a readable image" in err and err.count("\n") == 1
+    code, _, err = know(images.replace("photos", "nowhere"))
+    assert code == 1 and "--images nowhere:" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "forget --lr 0.1",
+        "forget --model factories:Net",
+        "forget --model factories:Net --checkpoint theta_0.pt --out run",
+        f"{GOOD} --images photos",
+        f"{GOOD} --params params.yaml",
+        f"{GOOD} --image-size 32",
+        f"{GOOD} --mode sideways",
+        f"{GOOD} --speed 3",
+    ],
+)
+def test_wrong_usage(know, arguments):
+    code, _, err = know(arguments)
+    assert code == 2 and "Usage" in err
+
+
+def test_verdict():
+    right = torch.ones(200, dtype=torch.bool)
+    forgotten = right.clone()
+    forgotten[150:] = False
+    theta_0 = custom.Measured(0, 200, right)
+    observed, text = custom.verdict(theta_0, custom.Measured(4, 50, forgotten))
+    assert observed and "on the 150 images dropped, accuracy goes from 100.0 % to 66.7 %" in text
+    for same_or_better in (right, forgotten):
+        observed, text = custom.verdict(custom.Measured(0, 200, forgotten), custom.Measured(4, 50, same_or_better))
+        assert not observed and text.startswith("WARNING") and "Had Θ_0 converged?" in text
+    one = right.clone()
+    one[199] = False  # one image in 150 is within the interval
+    assert not custom.verdict(theta_0, custom.Measured(4, 50, one))[0]
+    assert str(custom.Measured(4, 50, forgotten)) == (
+        "Θ_4  50 of 200 images, accuracy 100.0 % on them, 66.7 % on those dropped"
+    )
+
+
+def test_models_that_lack_copies_of_tied_tensors_or_are_wrapped_fit():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.out = nn.Embedding(5, 3), nn.Linear(3, 5)
+            self.out.weight = self.embedding.weight
+
+    a, b = Tied(), Tied()
+    state = {f"_orig_mod.{name}": tensor for name, tensor in a.state_dict().items() if name != "out.weight"}
+    custom.load_weights(nn.DataParallel(b), state, "file")
+    assert torch.equal(b.out.weight, a.embedding.weight) and b.out.weight is b.embedding.weight
+
+
+def test_parts_of_a_data_set_come_in_order_or_shuffled(own):
+    samples = custom.made_by("factories:Samples", "--dataset")
+    part = custom.DatasetPart(samples, torch.tensor([5, 3, 40, 7, 9]), torch.device("cpu"))
+    assert [len(labels) for _, labels in part.batches(2)] == [2, 2, 1]
+    inputs = torch.cat([x for x, _ in part.batches(2)])
+    assert torch.equal(inputs, samples.inputs[part.index])
+    generator = torch.Generator().manual_seed(1)
+    shuffled = torch.cat([x for x, _ in part.batches(3, generator)])
+    assert not torch.equal(shuffled, inputs)
+    assert torch.equal(shuffled.sum((1, 2, 3)).sort().values, inputs.sum((1, 2, 3)).sort().values)
+
+
+def test_frozen_parameters_stay_frozen(own):
+    from know.training import Recipe, fit
+
+    net = custom.model_from("factories:Net", 0)
+    net.conv.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    samples = custom.made_by("factories:Samples", "--dataset")
+    fit(net, custom.DatasetPart(samples, torch.arange(48), torch.device("cpu")), Recipe(1, 16, 1e-2), 0)
+    assert torch.equal(net.conv.weight, before["conv.weight"]) and not net.conv.weight.requires_grad
+    assert not torch.equal(net.head.weight, before["head.weight"]) and net.head.weight.requires_grad
