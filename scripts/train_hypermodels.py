@@ -34,7 +34,6 @@ RECIPE = Path(__file__).with_name("hypermodels.yaml")
 SHIPPED = Path(__file__).parent.parent / "know" / "hypermodels"
 CARD = Path(__file__).parent.parent / "docs" / "model-card.md"
 BASELINES: dict[str, Predictor] = {"no change": no_change, "linear": linear}
-FAITHFUL = "paper"
 
 
 class Variant(Section):
@@ -106,7 +105,8 @@ def ratios(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def train(recipe: Recipe, data: Path, work: Path) -> None:
-    """Train each variant that is not there yet; ship the faithful one and the one that the validation runs prefer.
+    """Train each variant that is not there yet; ship the one that the validation runs prefer as ``default``, and the
+    others under their own names.
 
     The validation runs' verdict is the geometric mean, over runs and kinds, of the error over that of no change.
     """
@@ -130,8 +130,8 @@ def train(recipe: Recipe, data: Path, work: Path) -> None:
     print(verdict.to_string(), f"\ndefault: {chosen}")
     with paths.atomic(work / "verdict.json") as temporary:
         temporary.write_text(json.dumps({"chosen": chosen, "verdict": verdict.to_dict()}, indent=2) + "\n")
-    for name, source in (("default", chosen), (FAITHFUL, FAITHFUL)):
-        save_hypermodel(load_hypermodel(work / source), SHIPPED / name)
+    for name in recipe.variants:
+        save_hypermodel(load_hypermodel(work / name), SHIPPED / ("default" if name == chosen else name))
 
 
 # --- the model card -------------------------------------------------------------------------------------------------
@@ -207,7 +207,8 @@ def constant_history(models: Mapping[str, Path]) -> pd.DataFrame:
 def card(recipe: Recipe, data: Path, work: Path, compare: Mapping[str, Path]) -> None:
     """Measure the shipped hyper-models on the held-out runs and write docs/model-card.md."""
     parts, verdict = recipe.parts(), json.loads((work / "verdict.json").read_text())
-    shipped = {name: SHIPPED / name for name in ("default", FAITHFUL)}
+    others = [name for name in recipe.variants if name != verdict["chosen"]]
+    shipped = {name: SHIPPED / name for name in ("default", *others)}
     models = shipped | dict(compare)
     table = measure(parts["held-out"], data, recipe, models)
     runs = [RunFile.open(data / spec.file_name) for specs in parts.values() for spec in specs]
@@ -219,8 +220,7 @@ def card(recipe: Recipe, data: Path, work: Path, compare: Mapping[str, Path]) ->
     default = one[one.predictor.isin([*BASELINES, "default"])]
     order = [*models, *recipe.collect.architectures, *recipe.collect.datasets]
     text = CARD_TEMPLATE.format(
-        default=load_hypermodel(shipped["default"]).description,
-        paper=load_hypermodel(shipped[FAITHFUL]).description,
+        shipped="\n".join(f"- `{name}`: {load_hypermodel(folder).description}." for name, folder in shipped.items()),
         chosen=verdict["chosen"],
         verdict=", ".join(f"`{name}` {value:.3f}" for name, value in verdict["verdict"].items()),
         counts=", ".join(f"{len(specs)} {name}" for name, specs in parts.items()),
@@ -247,8 +247,7 @@ def card(recipe: Recipe, data: Path, work: Path, compare: Mapping[str, Path]) ->
         by_dataset=markdown(compared(default, ["dataset", "kind"], order)),
         last=last,
         two_steps=markdown(compared(two, ["predictor", "kind"], order)),
-        worse_default="\n".join(worse(one, "default")),
-        worse_paper="\n".join(worse(one, FAITHFUL)),
+        worse="\n\n".join("\n".join([f"`{name}`:", "", *worse(one, name)]) for name in shipped),
         constant=markdown(constant_history(models)),
         compared=" ".join(f"`{name}` is not part of the package." for name in compare),
     )
@@ -269,10 +268,9 @@ CARD_TEMPLATE = """\
 
 This page is written by `scripts/train_hypermodels.py`; every number in it is measured.
 
-- `default`: {default}.
-- `paper`: {paper}.
+{shipped}
 
-Both are three KNOWN networks of history length {history_length}, one each for conv, fc and bias weights, trained on the
+Each is three KNOWN networks of history length {history_length}, one each for conv, fc and bias weights, trained on the
 same runs for as many steps. `default` is the variant `{chosen}`. It was chosen on the validation runs, by the geometric
 mean, over runs and kinds, of the error over that of no change: {verdict}. The held-out runs below took no part in that.
 
@@ -296,8 +294,8 @@ them, fc. (At prediction every convolution is conv, as in the released code.)
 ## Training
 
 {steps} steps of {batch_size} windows, Adam from {adam} by a cosine to 0, mean absolute error plus the paper's L1 penalties, history
-{history_length}, every run with the same share of the windows. `paper` sees weights as they are. `default`, if it is the
-variant `path`, sees each path from its newest weight and in units of its span, and predicts in them.
+{history_length}, every run with the same share of the windows. The variant `paper` sees weights as
+they are; `path` sees each path from its newest weight and in units of its span, and predicts in them.
 
 ## Error on held-out runs, one step ahead
 
@@ -325,13 +323,9 @@ The errors themselves, as means over runs:
 
 ## Where it is worse
 
-`default`, by the median of a group of runs, one step ahead:
+By the median of a group of runs, one step ahead.
 
-{worse_default}
-
-`paper`:
-
-{worse_paper}
+{worse}
 
 ## On weights that never moved
 

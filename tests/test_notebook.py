@@ -26,6 +26,7 @@ def test_parameters_are_injected_and_two_runs_write_the_same_bytes(tmp_path):
         "import os, sys; print(params['rate'], os.getcwd(), sys.executable)",
         "from know.progress import track; list(track(range(3), desc='bars stay out of notebooks'))",
         "import matplotlib.pyplot as plt; plt.plot([1, 2]);",
+        "import warnings; warnings.warn('where?'); print(object()); object()",
     )
     for out in ("one.ipynb", "two.ipynb"):
         notebook.run(source, tmp_path / out, {"rate": 0.5})
