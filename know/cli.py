@@ -34,9 +34,9 @@ def _run(stage: Callable[[Params], Any], file: Path) -> None:
 @app.command()
 def downsize(params: ParamsFile = paths.PARAMS) -> None:
     """Draw the nested subsets of the source data."""
-    from know import experiment
+    from know.experiment import downsize
 
-    _run(experiment.downsize, params)
+    _run(downsize.run, params)
 
 
 OWN = "Your own model"
@@ -85,9 +85,9 @@ def forget(
     if model is None:
         if alien := sorted(given - {"params"}):
             raise typer.BadParameter(f"--{alien[0].replace('_', '-')} needs --model")
-        from know import experiment
+        from know.experiment import forget
 
-        return _run(experiment.forget, params)
+        return _run(forget.run, params)
     if "params" in given:
         raise typer.BadParameter("--params is for the experiment's networks, not for --model")
     if checkpoint is None or out is None or (images is None) == (dataset is None):
@@ -129,9 +129,9 @@ def meta_train(
     if (data is None) != (out is None):
         raise typer.BadParameter("--data and --out go together")
     if data is None or out is None:
-        from know import experiment
+        from know.experiment import meta_train
 
-        return _run(experiment.meta_train, params)
+        return _run(meta_train.run, params)
     from know.hypermodel import save_hypermodel
     from know.metatrain import from_folder
 
@@ -144,11 +144,11 @@ def meta_train(
 @app.command()
 def evaluate(params: ParamsFile = paths.PARAMS) -> None:
     """Fine-tune every predicted start on the downstream task."""
-    from know import experiment
+    from know.experiment import evaluate, predict
 
     def both(given: Params) -> None:
-        experiment.predict(given)
-        experiment.evaluate(given)
+        predict.run(given)
+        evaluate.run(given)
 
     _run(both, params)
 

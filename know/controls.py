@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from know.hypermodel import Kind
-    from know.prediction import Predictor, State
+    from know.kinds import State
+    from know.prediction import Predictor
 
 
 @dataclass(frozen=True)

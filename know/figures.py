@@ -39,8 +39,18 @@ METHOD_STYLE: dict[str, tuple[str, str, str]] = {
     "more_data": ("real Θ₋₁ (twice the data)", GREEN, "--"),
     "known": ("KNOWN", RED, "-"),
     "shrunk": ("Θ₀ shrunk to KNOWN's norms", ORANGE, "-"),
+    "random_direction": ("Θ₀ + noise of KNOWN's norm", GREY, "-"),
+    "repeated": ("KNOWN on Θ₀ repeated", ORANGE, "--"),
+    "flipped": ("KNOWN's step flipped", GREY, "--"),
+    "shrink_perturb": ("shrink and perturb", ORANGE, ":"),
     "linear": ("linear", BLUE, "-"),
+    "log": ("logarithmic", PINK, "-"),
+    "exponential": ("exponential", PINK, "--"),
     "task_vector": ("task vector", SKY, "-"),
+    "expo": ("ExPO", SKY, "--"),
+    "tsv": ("task singular vectors", SKY, ":"),
+    "wnn": ("WNN", BLUE, "--"),
+    "average": ("average", GREEN, ":"),
 }
 KIND_COLOUR = {"conv": BLUE, "fc": RED, "bias": GREEN}
 
@@ -270,13 +280,14 @@ def predictions(table: pd.DataFrame, rate: float, confidence: float) -> Figure:
     for method in methods:
         (_, colour, line), name = METHOD_STYLE[method], math_label(method)
         rows = table[table.method == method]
+        own = sorted(rows.step.unique())
         for axes, kind in zip(panels, kinds, strict=False):
             if method == "shrunk":
                 continue  # KNOWN's norms, by construction
-            values = [rows.norm_ratio[(rows.kind == kind) & (rows.step == step)] for step in steps]
+            values = [rows.norm_ratio[(rows.kind == kind) & (rows.step == step)] for step in own]
             _band(
                 axes,
-                [0, *steps],
+                [0, *own],
                 [np.ones_like(values[0]), *values],
                 confidence,
                 color=colour,
@@ -284,9 +295,9 @@ def predictions(table: pd.DataFrame, rate: float, confidence: float) -> Figure:
                 marker="o",
                 label=name,
             )
-        at = [100 * rows.drop_duplicates(["seed", "step"]).query("step == @step").source_accuracy for step in steps]
+        at = [100 * rows.drop_duplicates(["seed", "step"]).query("step == @step").source_accuracy for step in own]
         first = 100 * naive.drop_duplicates("seed").source_accuracy
-        _band(panels[-1], [0, *steps], [first, *at], confidence, color=colour, ls=line, marker="o", label=name)
+        _band(panels[-1], [0, *own], [first, *at], confidence, color=colour, ls=line, marker="o", label=name)
     for axes, kind in zip(panels, kinds, strict=False):
         axes.set(title=kind, ylabel=r"$\|\hat\Theta\|\,/\,\|\Theta_0\|$" if kind == kinds[0] else "")
     panels[-1].set(title="before fine-tuning", ylabel="source accuracy (%)")
@@ -316,11 +327,12 @@ def transfer(summary: pd.DataFrame, rate: float) -> Figure:
             if method in ("scratch", "naive", "more_data"):
                 axes.axhline(100 * own["mean"].iloc[0], color=colour, ls=line, lw=1.2, label=name, zorder=1)
                 continue
+            x = np.array([0, *own.index.get_level_values("steps")])
             means = 100 * np.array([naive["mean"], *own["mean"]])
             half = 100 * np.array([0, *own["gain_half_width"]])
             shift = 0.05 * (list(METHOD_STYLE).index(method) - 4.5)
             axes.errorbar(
-                np.array(steps) + shift,
+                x + shift,
                 means,
                 half,
                 color=colour,

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from know.hypermodel import Kind
+from know.kinds import State, kind_of
 from know.paths import atomic
-from know.prediction import State, kind_of
 
 Paths = dict[Kind, Tensor]
 """The weight paths of one run: for each kind a float tensor (M, P), most forgotten first; 3×3 kernels in the order of

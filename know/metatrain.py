@@ -23,9 +23,10 @@ from know.executor import device_of, run_all
 from know.forgetting import forget
 from know.hdf5 import DATASETS, LayoutError, Paths, RunFile, file_name, run_files, save_paths, weight_paths
 from know.hypermodel import KINDS, KNOWN, HyperModel, Kind, Scale, frame, framed
+from know.kinds import State
 from know.models import build
 from know.params import Compute, KnownTraining, MetaTrain, Params
-from know.prediction import CHUNK, Predictor, State, linear, no_change
+from know.prediction import CHUNK, Predictor, linear, no_change
 from know.subsets import nested_subsets, stratified_order
 from know.training import Recipe, fit
 

@@ -295,10 +295,10 @@ def test_wrong_usage(know, arguments):
 
 
 def test_without_a_model_it_is_the_experiment_s_stage(know, monkeypatch):
-    from know import experiment
+    from know.experiment import forget
 
     ran = []
-    monkeypatch.setattr(experiment, "forget", ran.append)
+    monkeypatch.setattr(forget, "run", ran.append)
     code, _, _ = know(f"forget --params {paths.PARAMS}")
     assert code == 0 and len(ran) == 1 and ran[0].history_length == 5
 

@@ -26,7 +26,11 @@ BAD = [
     ({"meta_train": {"runs": {"lr": [0.1, 0.01]}}}, "meta_train.runs.lr: got [0.1, 0.01]; the first must not exceed", ""),
     ({"predict": {"steps": 0}}, "predict.steps: got 0; input should be greater than or equal to 1", ""),
     ({"predict": {"batchnorm": "maybe"}}, "predict.batchnorm: got 'maybe'; input should be 'copy'", "'re-estimate'"),
-    ({"predict": {"methods": ["known", "magic"]}}, "predict.methods.1: got 'magic'", "'task_vector'"),
+    ({"predict": {"methods": ["known", "magic"]}}, "predict.methods.1: got {'method': 'magic'}; input tag 'magic'", "'task_vector'"),
+    ({"predict": {"methods": ["known", {"method": "tsv", "rank": 1}]}}, "predict.methods.1.tsv.rank: unknown key; allowed: direct, ", "rank_share"),
+    ({"predict": {"methods": ["linear"]}}, "predict.methods: got ['linear', ", "known among them"),
+    ({"predict": {"methods": ["known", "linear", "linear"]}}, "predict.methods: got 'linear'; allowed: each name once", ""),
+    ({"predict": {"controls": ["shrink_perturb"]}}, "predict.controls.0.shrink_perturb.shrink: missing; it must be given", ""),
     ({"evaluate": {"fractions": [0.01]}}, "evaluate.fractions: got 0.01, which leaves 1 of 100 labels", "allowed:"),
     ({"compute": {"device": "tpu"}}, "compute.device: got 'tpu'", "auto"),
 ]  # fmt: skip

@@ -5,7 +5,7 @@ import statsmodels.formula.api as smf
 from scipy import stats
 
 from know import report
-from know.experiment import paired_seed
+from know.experiment.evaluate import paired_seed
 from know.statistics import (
     Interval,
     calibration_error,
