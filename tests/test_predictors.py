@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import BaseModel, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from know.hypermodel import KNOWN, NETWORKS, WNN, HyperModel, load_hypermodel, save_hypermodel
 from know.metatrain import errors, train_known
@@ -240,6 +240,8 @@ def test_wnn_is_the_papers_formula_around_known():
     """y = (w - w_0) / (R + 1e-5) / 2, and back."""
     torch.manual_seed(0)
     wnn, known = WNN(LENGTH), KNOWN(LENGTH)
+    for parameter in wnn.parameters():
+        nn.init.normal_(parameter, 0, 0.3)  # as initialised, without biases, it would hardly matter what it is fed
     known.load_state_dict(wnn.state_dict())
     window = torch.randn(20, LENGTH) * 0.03
     spread = window.max(1).values - window.min(1).values + 1e-8
