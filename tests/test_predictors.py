@@ -239,6 +239,10 @@ def test_wnn_is_the_papers_formula_around_known():
     """y = (w - w_0) / (R + 1e-5) / 2, and back."""
     torch.manual_seed(0)
     model = HyperModel(LENGTH, scale="wnn")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(
+            parameter, 0, 0.3
+        )  # as initialised, without biases, it would hardly matter what it is fed
     window = torch.randn(20, LENGTH) * 0.03
     spread = window.max(1).values - window.min(1).values + 1e-8
     y = (window - window[:, :1]) / (spread[:, None] + 1e-5) / 2
