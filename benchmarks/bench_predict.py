@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from know import load_hypermodel, retrodict
 from know.checkpoints import Writer, predict_files
+from know.engine import BLOCK
 from know.hypermodel import KINDS, KNOWN, HyperModel
 
 EAGER_BLOCK = 100_000
@@ -61,10 +62,10 @@ def walk(count: int, length: int, device: torch.device) -> Tensor:
     return start + 0.002 * torch.randn(length, count, device=device).cumsum(0)
 
 
-def product(device: torch.device) -> tuple[int, Callable[[], object]]:
-    """The operations in a product of two matrices, and the product."""
-    a, b, out = (torch.randn(MATRIX, MATRIX, device=device) for _ in range(3))
-    return 2 * MATRIX**3, lambda: torch.mm(a, b, out=out)
+def product(device: torch.device, side: int = MATRIX) -> tuple[int, Callable[[], object]]:
+    """The operations in a product of two square matrices, and the product."""
+    a, b, out = (torch.randn(side, side, device=device) for _ in range(3))
+    return 2 * side**3, lambda: torch.mm(a, b, out=out)
 
 
 def in_memory(model: HyperModel, repeats: int, device: torch.device) -> None:
@@ -93,21 +94,20 @@ def in_memory(model: HyperModel, repeats: int, device: torch.device) -> None:
 
 def anatomy(repeats: int) -> None:
     """Where the time goes: one thread, the operations of one stream on a block, twice (there are two streams)."""
-    columns, threads = 2048, torch.get_num_threads()
-    inputs, z, x, g, u, y = (torch.rand(rows, columns) for rows in (6, 9, 64, 64, 73, 32))
-    to_x, to_z, from_z, to_out = (torch.rand(shape) for shape in ((64, 6), (9, 6), (64, 9), (32, 73)))
-    e = u[:64]
+    threads = torch.get_num_threads()
+    inputs, xz, z, x, g, ze, y = (torch.rand(rows, BLOCK) for rows in (6, 73, 9, 64, 64, 73, 32))
+    to_xz, from_z, to_out = (torch.rand(shape) for shape in ((73, 6), (64, 9), (32, 73)))
+    e = ze[9:]
     operations: dict[str, Callable[[], object]] = {
-        "window to x (64 x 6)": lambda: torch.mm(to_x, inputs, out=x),
-        "window to z (9 x 6), ReLU": lambda: torch.mm(to_z, inputs, out=z).relu_(),
+        "window to x and z (73 x 6), ReLU": lambda: (torch.mm(to_xz, inputs, out=xz), z.relu_()),
         "z to rate and gain (64 x 9 each)": lambda: [torch.mm(from_z, z, out=x) for _ in range(2)],
         "products with rate and gain": lambda: [torch.mul(e, g, out=x) for _ in range(2)],
         "exp": lambda: torch.exp(e, out=x),
-        "to the output (32 x 73)": lambda: torch.mm(to_out, u, out=y),
+        "to the output (32 x 73)": lambda: torch.mm(to_out, ze, out=y),
         "LeakyReLU": lambda: nn.functional.leaky_relu(y, 0.3, inplace=True),
     }
     torch.set_num_threads(1)
-    count, multiply = product(torch.device("cpu"))
+    count, multiply = product(torch.device("cpu"), 512)  # as brief as the others: nothing comes between
     repeated = {
         name: lambda operation=operation: [operation() for _ in range(50)] for name, operation in operations.items()
     }
@@ -115,7 +115,7 @@ def anatomy(repeats: int) -> None:
     torch.set_num_threads(threads)
     print("\nwhere one thread's time goes, ns a parameter:")
     for name in operations:
-        print(f"  {name:34} {2 * best[name] / 50 / columns * 1e9:5.0f}")
+        print(f"  {name:34} {2 * best[name] / 50 / BLOCK * 1e9:5.0f}")
     ideal = flops(KNOWN()) / count * best["product"]
     print(f"  {'(all FLOP at the product rate)':34} {ideal * 1e9:5.0f}")
 

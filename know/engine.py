@@ -23,35 +23,39 @@ from know.progress import track
 Predictor = Callable[..., Tensor]
 """Maps a window (N, S) and its kind to (N,); see ``know.predictors``."""
 
-PIECE = 1 << 18
+BLOCK = 2112
+"""Scalars whose features, 1.8 MB in float32, stay in a core's L2 cache. Not a power of two: rows would meet in its sets."""
+PIECE = 124 * BLOCK
 """Scalars that a thread reads, predicts and writes at a time: memory stays at some MB a thread."""
 
 
 # --- KNOWN, folded ----------------------------------------------------------------------------------------------------
 
 
+def _affine(linear: nn.Linear) -> Tensor:
+    """A layer's matrix, its bias the last column, in float64."""
+    return torch.cat([linear.weight.detach().cpu(), linear.bias.detach().cpu()[:, None]], 1).double()
+
+
 def _fold(stream: Stream) -> list[Tensor]:
-    """The matrices of one stream, neighbouring linear maps multiplied out and every bias a last column.
+    """The matrices of one stream of m inputs, neighbouring linear maps multiplied out, biases as columns.
 
     Returns:
-        X (64, m+1) and Z (9, m+1): the stream's m inputs to x, and to z before its ReLU, with a last row that passes the
-        constant 1 on. K and G (64, 9): z to rate and gain. O (32, 73): gain·exp(rate·x) and z to the stream's output.
+        XZ (73, m+1): inputs to x, and to z before its ReLU, with a last row that passes the constant 1 on. K and G
+        (64, 9): z to rate and gain. O (32, 73): z and gain·exp(rate·x) to the stream's output.
     """
-
-    def affine(linear: nn.Linear) -> Tensor:
-        return torch.cat([linear.weight.detach().cpu(), linear.bias.detach().cpu()[:, None]], 1).double()
 
     def after(second: Tensor, first: Tensor) -> Tensor:
         product = second[:, :-1] @ first
         product[:, -1] += second[:, -1]
         return product
 
-    activation, x, outer = stream.activation, affine(stream.inner), affine(stream.outer)
+    activation, x, outer = stream.activation, _affine(stream.inner), _affine(stream.outer)
     constant = torch.zeros_like(x[:1])
     constant[0, -1] = 1
-    z = torch.cat([after(affine(activation.squeeze), x), constant])
-    o = torch.cat([outer[:, :-1], after(outer, affine(activation.additive))], 1)
-    return [x, z, affine(activation.rate), affine(activation.gain), o]
+    xz = torch.cat([x, after(_affine(activation.squeeze), x), constant])
+    o = torch.cat([after(outer, _affine(activation.additive)), outer[:, :-1]], 1)
+    return [xz, _affine(activation.rate), _affine(activation.gain), o]
 
 
 class Folded:
@@ -59,14 +63,14 @@ class Folded:
 
     What makes it fast: squeeze ∘ inner and outer ∘ additive are single matrices; biases and the concatenations are rows
     and columns of matrices; and all work happens in buffers, written anew for each block of scalars, that fit in a
-    core's L2 cache. Features are rows and scalars columns, as they lie in checkpoints. It has the weights that ``known``
-    had at the time of folding, and its precision.
+    core's L2 cache. Features are rows and scalars columns, as they lie in checkpoints. Views are made once and
+    operations are few, since between them threads wait for Python's lock. It has the weights that ``known`` had at the
+    time of folding, and its precision.
     """
 
     def __init__(self, known: KNOWN) -> None:
         self.dtype = known.out.weight.dtype
-        self.bias = known.out.bias.item()
-        self._folded = [_fold(known.weights), _fold(known.differences), [known.out.weight.detach().clone()]]
+        self._folded = [_fold(known.weights), _fold(known.differences), [_affine(known.out)]]
         self._placed: dict[torch.device, list[list[Tensor]]] = {}
 
     def _on(self, device: torch.device) -> list[list[Tensor]]:
@@ -77,30 +81,33 @@ class Folded:
     def __call__(self, window: Tensor) -> Tensor:
         """A window (N, S), any strides, to the residuals (N,)."""
         count, length = window.shape
-        # 2,048 float32 columns take 1.4 MB of buffers; a GPU wants work enough for all of its cores
-        largest = (1 << 13) // self.dtype.itemsize if window.device.type == "cpu" else PIECE
-        size = min(largest, count)
-        result = window.new_empty(count, dtype=self.dtype)
-        buffers = [window.new_empty(rows * size, dtype=self.dtype) for rows in (length + 1, length, 64, 73, 64)]
-        for start in range(0, count, largest):
-            columns = min(largest, count - start)
-            block = [buffer[: buffer.numel() // size * columns].view(-1, columns) for buffer in buffers]
-            self._forward(window[start : start + columns].T, result[start : start + columns], *block)
-        return result
+        w, d = (window.new_ones(rows, count, dtype=self.dtype) for rows in (length + 1, length))
+        w[:-1] = window.T
+        torch.sub(window.T[1:], window.T[:-1], out=d[:-1])  # before it is rounded to the network's precision
+        result = window.new_empty(1, count, dtype=self.dtype)
+        # in float64 half as many; a GPU wants work enough for all of its cores
+        size = BLOCK * 4 // self.dtype.itemsize if window.device.type == "cpu" else PIECE
+        whole = count - count % size
+        for part in (slice(whole), slice(whole, count)):
+            if part.stop > (part.start or 0):
+                self._forward(w[:, part], d[:, part], result[:, part], min(size, count - (part.start or 0)))
+        return result[0].tanh_()
 
-    def _forward(self, window: Tensor, result: Tensor, w: Tensor, d: Tensor, x: Tensor, u: Tensor, y: Tensor) -> None:
-        w[:-1], w[-1], d[-1] = window, 1, 1
-        torch.sub(window[1:], window[:-1], out=d[:-1])  # before it is rounded to the network's precision
-        *streams, (to_step,) = self._on(window.device)
-        e, z = u[:64], u[64:]
-        for inputs, (to_x, to_z, to_rate, to_gain, to_out), out in zip((w, d), streams, y.split(32), strict=True):
-            torch.mm(to_z, inputs, out=z).relu_()
-            torch.mm(to_x, inputs, out=x)
-            torch.mm(to_rate, z, out=e).mul_(x).exp_()
-            e.mul_(torch.mm(to_gain, z, out=x))  # x is free again
-            torch.mm(to_out, u, out=out)
-        torch.mm(to_step, leaky_relu(y, 0.3, inplace=True), out=result[None])
-        result.add_(self.bias).tanh_()
+    def _forward(self, w: Tensor, d: Tensor, result: Tensor, size: int) -> None:
+        """In blocks of ``size`` columns, which divides their number."""
+        first, second, (to_step,) = self._on(w.device)
+        xze, y = w.new_empty(137, size), w.new_ones(65, size)
+        x, z, e, xz, ze = xze[:64], xze[64:73], xze[73:], xze[:73], xze[64:]
+        mm, streams = torch.mm, [(*first, y[:32]), (*second, y[32:64])]
+        for *both, step in zip(w.split(size, 1), d.split(size, 1), result.split(size, 1), strict=True):
+            for inputs, (to_xz, to_rate, to_gain, to_out, out) in zip(both, streams, strict=True):
+                mm(to_xz, inputs, out=xz)
+                z.relu_()
+                mm(to_rate, z, out=e).mul_(x).exp_()
+                mm(to_gain, z, out=x)  # x is free again
+                e.mul_(x)
+                mm(to_out, ze, out=out)
+            mm(to_step, leaky_relu(y, 0.3, inplace=True), out=step)
 
 
 def fast(predictor: Predictor) -> Predictor:

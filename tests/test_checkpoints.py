@@ -66,8 +66,8 @@ def test_pieces_of_known_meet(tmp_path, monkeypatch):
     )
     files = [save(state, tmp_path / f"{k}.safetensors") for k, state in enumerate(trajectory)]
     wanted = retrodict(trajectory, model, steps=3)[-1]
-    monkeypatch.setattr(engine, "PIECE", 2048)
-    monkeypatch.setattr(checkpoints, "PIECE", 2048)
+    monkeypatch.setattr(engine, "PIECE", engine.BLOCK)
+    monkeypatch.setattr(checkpoints, "PIECE", engine.BLOCK)
     predict_files(files, tmp_path / "out.safetensors", model, steps=3)
     assert_same(load_file(tmp_path / "out.safetensors"), wanted)
 
