@@ -84,6 +84,10 @@ def image_folder(folder: Path, per_class: int, classes: int) -> None:
         Image.fromarray(image[0].numpy()).save(path)
 
 
+def names(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """A folder with factories, Θ_0 of one of them, and ``know`` in this process: arguments → (exit code, out, err)."""
@@ -170,15 +174,15 @@ def test_a_run_that_was_stopped_continues_to_the_same_weights(know, own, monkeyp
     monkeypatch.setattr(custom, "save_state", full_disk)
     code, _, err = know(GOOD)
     assert code == 1 and err == "know: [Errno 28] No space left on device: 'run/theta_3.safetensors'\n"
-    assert sorted(os.listdir("run")) == ["forget.json", *saved] and saved[-1] == "theta_2.safetensors"
+    assert names("run") == ["forget.json", *saved] and saved[-1] == "theta_2.safetensors"
 
     Path("run/.theta_3.safetensors.0a1b2c3d.tmp").write_bytes(b"what a killed run leaves")
     monkeypatch.setattr(custom, "save_state", save)
-    before = {name: os.stat(f"run/{name}").st_mtime_ns for name in saved}
+    before = {name: Path("run", name).stat().st_mtime_ns for name in saved}
     code, out, _ = know(GOOD)
     assert code == 0 and out.replace("run/", "whole/") == whole
-    assert before == {name: os.stat(f"run/{name}").st_mtime_ns for name in saved}
-    assert sorted(os.listdir("run")) == sorted(os.listdir("whole"))
+    assert before == {name: Path("run", name).stat().st_mtime_ns for name in saved}
+    assert names("run") == names("whole")
     for k in range(5):
         a, b = (load_state(Path(folder) / f"theta_{k}.safetensors") for folder in ("run", "whole"))
         assert all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
