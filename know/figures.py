@@ -305,7 +305,7 @@ def predictions(table: pd.DataFrame, rate: float, confidence: float) -> Figure:
         axes.set(xticks=[0, *steps], xlabel="virtual data")
         axes.set_xticklabels(["×1", *(virtual(step, rate) for step in steps)])
     handles, names = panels[-1].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
     return figure
 
 
