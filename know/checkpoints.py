@@ -23,9 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from know.engine import PIECE, Predictor, extrapolate, narrowed
-from know.kinds import TensorKind, kinds_of
+from know.kinds import State, TensorKind, kinds_of
 from know.paths import atomic
-from know.prediction import State
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,

@@ -19,9 +19,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-hypermodel_app = typer.Typer(help="Hyper-models: what there is.", no_args_is_help=True)
+hypermodel_app = typer.Typer(help="Hyper-models: what there is, and import.", no_args_is_help=True)
 app.add_typer(hypermodel_app, name="hypermodel")
 
+Scale = Literal["none", "path", "wnn"]
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.", dir_okay=False)]
 
 
@@ -33,9 +34,9 @@ def _run(stage: Callable[[Params], Any], file: Path) -> None:
 @app.command()
 def downsize(params: ParamsFile = paths.PARAMS) -> None:
     """Draw the nested subsets of the source data."""
-    from know import experiment
+    from know.experiment import downsize
 
-    _run(experiment.downsize, params)
+    _run(downsize.run, params)
 
 
 OWN = "Your own model"
@@ -84,9 +85,9 @@ def forget(
     if model is None:
         if alien := sorted(given - {"params"}):
             raise typer.BadParameter(f"--{alien[0].replace('_', '-')} needs --model")
-        from know import experiment
+        from know.experiment import forget
 
-        return _run(experiment.forget, params)
+        return _run(forget.run, params)
     if "params" in given:
         raise typer.BadParameter("--params is for the experiment's networks, not for --model")
     if checkpoint is None or out is None or (images is None) == (dataset is None):
@@ -114,21 +115,40 @@ def forget(
 
 
 @app.command("meta-train")
-def meta_train(params: ParamsFile = paths.PARAMS) -> None:
-    """Collect the meta-dataset and train KNOWN on it."""
-    from know import experiment
+def meta_train(
+    params: ParamsFile = paths.PARAMS,
+    data: Annotated[
+        Path | None, typer.Option(help="Learn from this folder of weight paths (.mat, .h5) instead of collecting them.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --data: the hyper-model's folder to write.")] = None,
+    scale: Annotated[
+        Scale, typer.Option(help="With --data: none, the weights as they are (paper); path, in each path's frame.")
+    ] = "none",
+) -> None:
+    """Collect the meta-dataset and train KNOWN on it; or, with --data, train on files of the published layout."""
+    if (data is None) != (out is None):
+        raise typer.BadParameter("--data and --out go together")
+    if data is None or out is None:
+        from know.experiment import meta_train
 
-    _run(experiment.meta_train, params)
+        return _run(meta_train.run, params)
+    from know.hypermodel import save_hypermodel
+    from know.metatrain import from_folder
+
+    model, table = from_folder(data, load(params), scale)
+    save_hypermodel(model, out)
+    typer.echo(table.to_string(float_format="%.3e"))
+    typer.echo(out)
 
 
 @app.command()
 def evaluate(params: ParamsFile = paths.PARAMS) -> None:
     """Fine-tune every predicted start on the downstream task."""
-    from know import experiment
+    from know.experiment import evaluate, predict
 
     def both(given: Params) -> None:
-        experiment.predict(given)
-        experiment.evaluate(given)
+        predict.run(given)
+        evaluate.run(given)
 
     _run(both, params)
 
@@ -197,10 +217,23 @@ def predict(
 @hypermodel_app.command("list")
 def list_hypermodels() -> None:
     """The hyper-models shipped with the package."""
-    from know.hypermodel import shipped
+    from know.hypermodel import load_hypermodel, shipped
 
-    for name, folder in shipped().items():
-        typer.echo(f"{name}\t{folder}")
+    for name in shipped():
+        typer.echo(f"{name}\t{load_hypermodel(name).description}")
+
+
+@hypermodel_app.command("import-keras")
+def import_keras(
+    folder: Annotated[Path, typer.Argument(help="Where KNOWN_Conv.h5, KNOWN_FC.h5 and KNOWN_Bias.h5 are.")],
+    out: Annotated[Path, typer.Option("--out", help="The hyper-model's folder to write.")],
+) -> None:
+    """Import the hyper-model that the paper's authors released."""
+    from know.hypermodel import save_hypermodel
+    from know.keras import import_keras as read
+
+    save_hypermodel(read(folder), out)
+    typer.echo(out)
 
 
 def main() -> None:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from know.hypermodel import Kind
-    from know.prediction import Predictor, State
+    from know.kinds import State
+    from know.prediction import Predictor
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,9 @@ class Flipped(Control):
 
 def _kinds(state: State) -> dict[str, Kind]:
     """Each weight's kind; no buffers."""
-    from know.prediction import kind_of
+    from know.kinds import kinds_of
 
-    return {name: kind for name, tensor in state.items() if (kind := kind_of(name, tensor)) != "buffer"}
+    return {name: kind for name, kind in kinds_of(state).items() if kind != "buffer"}
 
 
 def _norms(tensors: State, kinds: Mapping[str, Kind]) -> dict[Kind, Tensor]:

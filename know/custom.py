@@ -334,8 +334,13 @@ class Run:
 
     def _claim(self) -> None:
         record = self.out / "forget.json"
+        for stale in self.out.glob(".theta_*.tmp"):  # of a run killed while it wrote
+            stale.unlink()
         if record.exists():
-            there = json.loads(record.read_text())
+            try:
+                there = dict(json.loads(record.read_text()))
+            except (ValueError, TypeError):
+                raise ForgetError(f"{record}: not the record of a run; choose another --out or remove it") from None
             for key, value in self.identity.items():
                 if there.get(key) != value:
                     raise ForgetError(

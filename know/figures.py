@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch
+from matplotlib.ticker import FuncFormatter
 
 from know.data import ImageSet
 from know.paths import atomic
@@ -38,8 +39,18 @@ METHOD_STYLE: dict[str, tuple[str, str, str]] = {
     "more_data": ("real Θ₋₁ (twice the data)", GREEN, "--"),
     "known": ("KNOWN", RED, "-"),
     "shrunk": ("Θ₀ shrunk to KNOWN's norms", ORANGE, "-"),
+    "random_direction": ("Θ₀ + noise of KNOWN's norm", GREY, "-"),
+    "repeated": ("KNOWN on Θ₀ repeated", ORANGE, "--"),
+    "flipped": ("KNOWN's step flipped", GREY, "--"),
+    "shrink_perturb": ("shrink and perturb", ORANGE, ":"),
     "linear": ("linear", BLUE, "-"),
+    "log": ("logarithmic", PINK, "-"),
+    "exponential": ("exponential", PINK, "--"),
     "task_vector": ("task vector", SKY, "-"),
+    "expo": ("ExPO", SKY, "--"),
+    "tsv": ("task singular vectors", SKY, ":"),
+    "wnn": ("WNN", BLUE, "--"),
+    "average": ("average", GREEN, ":"),
 }
 KIND_COLOUR = {"conv": BLUE, "fc": RED, "bias": GREEN}
 
@@ -62,18 +73,25 @@ def label(method: str) -> str:
     return METHOD_STYLE[method][0] if method in METHOD_STYLE else method.replace("_", " ")
 
 
+def math_label(method: str) -> str:
+    """``label`` with its symbols as mathtext, since text fonts lack the subscripts."""
+    return label(method).replace("Θ₀", r"$\Theta_0$").replace("Θ₋₁", r"$\Theta_{-1}$")
+
+
 def virtual(step: int, rate: float) -> str:
     """ "×4" for two steps at r = 0.5: how much data a prediction stands for."""
     return f"×{rate**-step:.3g}"
 
 
 def _band(axes: Axes, x: Sequence[float], samples: Sequence[Any], confidence: float, **style: Any) -> None:
-    """A line through the means of ``samples`` with a band for their intervals."""
-    estimates = [mean_interval(np.asarray(sample), confidence) for sample in samples]
+    """A line through the means of ``samples`` with a band for their intervals; on a log axis both are of the logs."""
+    log = axes.get_yscale() == "log"
+    estimates = [mean_interval(np.log(sample) if log else np.asarray(sample), confidence) for sample in samples]
     mean = np.array([e.mean for e in estimates])
     half = np.array([e.half_width if np.isfinite(e.half_width) else 0.0 for e in estimates])
-    (line,) = axes.plot(x, mean, **style)
-    axes.fill_between(x, mean - half, mean + half, color=line.get_color(), alpha=0.15, linewidth=0)
+    middle, low, high = (np.exp(v) if log else v for v in (mean, mean - half, mean + half))
+    (line,) = axes.plot(x, middle, **style)
+    axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
 
 
 def schematic(rate: float, length: int) -> Figure:
@@ -209,6 +227,7 @@ def forgetting(table: pd.DataFrame, rate: float, confidence: float) -> Figure:
         "test": ("test images", BLUE, "o"),
     }
     real = table[table.k >= 0]
+    panels[1].set_yscale("log")
     for axes, column, factor in ((panels[0], "accuracy", 100), (panels[1], "loss", 1)):
         for part, (name, colour, marker) in parts.items():
             by_k = [(k, factor * rows[column].to_numpy()) for k, rows in real[real.images == part].groupby("k")]
@@ -216,8 +235,9 @@ def forgetting(table: pd.DataFrame, rate: float, confidence: float) -> Figure:
         axes.set(xlabel=f"$k$: fine-tuned down to $r^k$ of $D_0$ ($r$ = {rate:g})", xticks=sorted(real.k.unique()))
         axes.invert_xaxis()
     panels[0].set_ylabel("accuracy (%)")
-    panels[1].set(ylabel="cross-entropy", yscale="log")
-    panels[0].legend(loc="best")
+    panels[1].set_ylabel("cross-entropy")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
     return figure
 
 
@@ -237,17 +257,15 @@ def meta_validation(errors: pd.DataFrame, curves: pd.DataFrame) -> Figure:
                 [i + offsets[name] - 0.12, i + offsets[name] + 0.12], [np.median(ratio)] * 2, color=colour, lw=2
             )
     panels[0].axhline(1, color=BLACK, lw=0.8, ls="--")
-    panels[0].set(
-        yscale="log", ylabel="MAE relative to no change", xticks=range(len(kinds)), title="held-out runs (bar: median)"
-    )
+    panels[0].set(ylabel="MAE relative to no change", xticks=range(len(kinds)), title="held-out runs (bar: median)")
+    panels[0].set_yscale("log", base=2)
+    panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panels[0].set_xticklabels(kinds)
     panels[0].grid(axis="x", visible=False)
     panels[0].legend()
     for kind, curve in curves.groupby("kind"):
         panels[1].plot(curve.step, curve.mae / curve.mae.iloc[-1], color=KIND_COLOUR[str(kind)], label=kind)
-    panels[1].set(
-        xlabel="meta-training step", ylabel="MAE relative to its last", yscale="log", title="KNOWN on held-out runs"
-    )
+    panels[1].set(xlabel="meta-training step", ylabel="MAE relative to its last", title="KNOWN on held-out runs")
     panels[1].legend()
     return figure
 
@@ -260,15 +278,16 @@ def predictions(table: pd.DataFrame, rate: float, confidence: float) -> Figure:
     steps = sorted(table.step[table.method.isin(methods)].unique())
     naive = table[table.method == "naive"]
     for method in methods:
-        name, colour, line = METHOD_STYLE[method]
+        (_, colour, line), name = METHOD_STYLE[method], math_label(method)
         rows = table[table.method == method]
+        own = sorted(rows.step.unique())
         for axes, kind in zip(panels, kinds, strict=False):
             if method == "shrunk":
                 continue  # KNOWN's norms, by construction
-            values = [rows.norm_ratio[(rows.kind == kind) & (rows.step == step)] for step in steps]
+            values = [rows.norm_ratio[(rows.kind == kind) & (rows.step == step)] for step in own]
             _band(
                 axes,
-                [0, *steps],
+                [0, *own],
                 [np.ones_like(values[0]), *values],
                 confidence,
                 color=colour,
@@ -276,9 +295,9 @@ def predictions(table: pd.DataFrame, rate: float, confidence: float) -> Figure:
                 marker="o",
                 label=name,
             )
-        at = [100 * rows.drop_duplicates(["seed", "step"]).query("step == @step").source_accuracy for step in steps]
+        at = [100 * rows.drop_duplicates(["seed", "step"]).query("step == @step").source_accuracy for step in own]
         first = 100 * naive.drop_duplicates("seed").source_accuracy
-        _band(panels[-1], [0, *steps], [first, *at], confidence, color=colour, ls=line, marker="o", label=name)
+        _band(panels[-1], [0, *own], [first, *at], confidence, color=colour, ls=line, marker="o", label=name)
     for axes, kind in zip(panels, kinds, strict=False):
         axes.set(title=kind, ylabel=r"$\|\hat\Theta\|\,/\,\|\Theta_0\|$" if kind == kinds[0] else "")
     panels[-1].set(title="before fine-tuning", ylabel="source accuracy (%)")
@@ -291,25 +310,29 @@ def predictions(table: pd.DataFrame, rate: float, confidence: float) -> Figure:
 
 
 def transfer(summary: pd.DataFrame, rate: float) -> Figure:
-    """Downstream accuracy against virtual data, a panel a number of labels, with the interval of each mean."""
+    """Downstream accuracy against virtual data, a panel a number of labels.
+
+    Source networks differ more than methods do, so the bars are intervals of the paired difference to naïve transfer.
+    """
     fractions = sorted(summary.fraction.unique())
     figure, panels = plt.subplots(1, len(fractions), figsize=(6.8, 2.9), squeeze=False)
     steps = [0, *sorted(summary.steps[summary.method == "known"].unique())]
     for axes, fraction in zip(panels[0], fractions, strict=True):
         rows = summary[summary.fraction == fraction].set_index(["method", "steps"])
         naive = rows.loc[("naive", 0)]
-        for method, (name, colour, line) in METHOD_STYLE.items():
-            own = rows[rows.index.get_level_values("method") == method]
+        for method, (_, colour, line) in METHOD_STYLE.items():
+            own, name = rows[rows.index.get_level_values("method") == method], math_label(method)
             if own.empty:
                 continue
             if method in ("scratch", "naive", "more_data"):
                 axes.axhline(100 * own["mean"].iloc[0], color=colour, ls=line, lw=1.2, label=name, zorder=1)
                 continue
+            x = np.array([0, *own.index.get_level_values("steps")])
             means = 100 * np.array([naive["mean"], *own["mean"]])
-            half = 100 * np.array([0, *own["half_width"]])
+            half = 100 * np.array([0, *own["gain_half_width"]])
             shift = 0.05 * (list(METHOD_STYLE).index(method) - 4.5)
             axes.errorbar(
-                np.array(steps) + shift,
+                x + shift,
                 means,
                 half,
                 color=colour,
@@ -350,6 +373,8 @@ def gains(summary: pd.DataFrame, rate: float) -> Figure:
         axes.set(title=f"{int(at.labels.iloc[0])} labels", xlabel="gain over naïve (points)")
         axes.grid(axis="y", visible=False)
     panels[0, 0].set_yticks(range(len(order)))
-    panels[0, 0].set_yticklabels([f"{label(m)} {virtual(s, rate) if s and m != 'more_data' else ''}" for m, s in order])
+    panels[0, 0].set_yticklabels(
+        [f"{math_label(m)} {virtual(s, rate) if s and m != 'more_data' else ''}" for m, s in order]
+    )
     panels[0, 0].invert_yaxis()
     return figure

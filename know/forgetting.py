@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from know.data import Samples
+from know.kinds import State
 from know.paths import atomic
-from know.prediction import State
 from know.training import Recipe, fit
 
 Mode = Literal["sequential", "restart"]

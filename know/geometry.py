@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from know.prediction import kind_of
+from know.kinds import kinds_of
 
 
 def step_geometry(
@@ -22,8 +22,7 @@ def step_geometry(
     """
     groups: dict[tuple[str, str], list[str]] = {}
     totals: dict[tuple[str, str], list[str]] = {}
-    for name, tensor in theta_0.items():
-        kind = kind_of(name, tensor)
+    for name, kind in kinds_of(theta_0).items():
         if kind != "buffer":
             groups[kind, name] = [name]
             totals.setdefault((kind, "all"), []).append(name)

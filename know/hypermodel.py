@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +17,8 @@ from know.paths import atomic
 
 Kind = Literal["conv", "fc", "bias"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Scale = Literal["none", "path", "wnn"]
+"""How a hyper-model sees a path: "none", its weights as they are (the paper's); "path", in the path's own frame."""
 
 
 class Activation(nn.Module):
@@ -92,32 +94,36 @@ class KNOWN(nn.Module):
         return 1e-6 * kernels + 0.1 * biases
 
 
-class WNN(KNOWN):
-    """WNN (Jang et al., ICML 2023): KNOWN's network on paths scaled to their range, so equivariant under w ↦ a·w + b.
+def frame(window: Tensor, scale: Literal["path", "wnn"]) -> tuple[Tensor, Tensor]:
+    """The frame of each path of a window (N, S): its origin and its unit, both (N, 1), from R = max - min.
 
-    With R = max w - min w + 1e-8, y = (w - w_0) / (2R + 2e-5) and w_S ≈ w_0 + (2R + 2e-5)·KNOWN(y).
+    "path": from the newest weight w_{S-1}, in units of R, so that a path ends at 0 and spans 1 whatever the weight's
+    size and the learning rate's, and one that stands still has unit 0. "wnn": from the oldest, w_0, in units of
+    2(R + 1e-8 + 1e-5), the scaling of WNN (Jang et al., ICML 2023), whose network is KNOWN's.
     """
-
-    def forward(self, window: Tensor) -> Tensor:
-        first = window[:, :1]
-        scale = 2 * (window.amax(1, keepdim=True) - window.amin(1, keepdim=True) + 1e-8 + 1e-5)
-        return first.squeeze(1) + scale.squeeze(1) * super().forward((window - first) / scale)
+    spread = window.amax(1, keepdim=True) - window.amin(1, keepdim=True)
+    return (window[:, -1:], spread) if scale == "path" else (window[:, :1], 2 * (spread + 1e-8 + 1e-5))
 
 
-NETWORKS: dict[str, type[KNOWN]] = {"known": KNOWN, "wnn": WNN}
+def framed(values: Tensor, origin: Tensor, unit: Tensor) -> Tensor:
+    """(values - origin)/unit; 0 where a path stands still and so has no unit."""
+    return (values - origin) / unit.clamp_min(torch.finfo(unit.dtype).tiny)
 
 
 class HyperModel(nn.Module):
-    """One ``network`` for each kind of weight. As a predictor, maps a window (N, S) of one kind to (N,)."""
+    """One KNOWN for each kind of weight. As a predictor, maps a window (N, S) of one kind to (N,).
 
-    def __init__(
-        self, history_length: int = 5, description: str = "", network: Literal["known", "wnn"] = "known"
-    ) -> None:
+    With ``scale`` "path" or "wnn" the networks work in each path's ``frame``: the prediction then follows a change of
+    the weights' scale and origin (with "wnn" but for its 1e-5) and moves by less than one unit; with "path" it leaves a
+    path alone that stands still.
+    """
+
+    def __init__(self, history_length: int = 5, description: str = "", scale: Scale = "none") -> None:
         super().__init__()
         self.history_length = history_length
         self.description = description
-        self.network = network
-        self.conv, self.fc, self.bias = (NETWORKS[network](history_length) for _ in KINDS)
+        self.scale = scale
+        self.conv, self.fc, self.bias = (KNOWN(history_length) for _ in KINDS)
 
     def of(self, kind: Kind) -> KNOWN:
         """The KNOWN of this kind."""
@@ -125,16 +131,16 @@ class HyperModel(nn.Module):
 
     @torch.no_grad()
     def forward(self, window: Tensor, kind: Kind) -> Tensor:
-        return self.of(kind)(window)
+        if self.scale == "none":
+            return self.of(kind)(window)
+        origin, unit = frame(window, self.scale)
+        step = self.of(kind)(framed(window, origin, unit))
+        return (origin + unit * step[:, None]).squeeze(1)
 
 
 def save_hypermodel(model: HyperModel, folder: Path) -> None:
     """Write ``conv.safetensors``, ``fc.safetensors``, ``bias.safetensors`` and ``config.json``."""
-    config = {
-        "network": model.network,
-        "history_length": model.history_length,
-        "description": model.description,
-    }
+    config = {"history_length": model.history_length, "scale": model.scale, "description": model.description}
     with atomic(folder) as temporary:
         temporary.mkdir()
         for kind in KINDS:
@@ -164,13 +170,14 @@ def load_hypermodel(name_or_dir: str | Path) -> HyperModel:
     try:
         options: Mapping[str, object] = json.loads(config.read_text())
         length, description = options["history_length"], options.get("description", "")
+        scale = options.get("scale", "none")
         if not isinstance(length, int) or length < 2 or not isinstance(description, str):
             raise ValueError("history_length must be an integer of at least 2")
-        if (network := options.get("network", "known")) not in ("known", "wnn"):
-            raise ValueError(f"network must be one of {', '.join(NETWORKS)}")
+        if scale not in get_args(Scale):
+            raise ValueError(f"scale: got {scale!r}; allowed: {', '.join(get_args(Scale))}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{config}: not a hyper-model's configuration: {error}") from None
-    model = HyperModel(length, description, network)
+    model = HyperModel(length, description, cast(Scale, scale))
     for kind in KINDS:
         path = folder / f"{kind}.safetensors"
         try:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from know.hypermodel import Kind
 
+State = dict[str, Tensor]
 TensorKind = Kind | Literal["buffer"]
 """conv, fc and bias are extrapolated, each by its own predictor; a buffer is Θ_0's."""
 TENSOR_KINDS: tuple[TensorKind, ...] = (*get_args(Kind), "buffer")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+CELL_FILE = re.compile(r"\S*/ipykernel_\d+/\d+\.py")  # what warnings call a cell
 
 
 class NotebookError(RuntimeError):
@@ -97,7 +99,7 @@ def _environment() -> None:
 
 
 def reproducible(notebook: NotebookNode) -> NotebookNode:
-    """Remove what differs between runs: papermill's and the kernel's metadata, times, random cell ids."""
+    """Remove what differs between runs: papermill's and the kernel's metadata, times, random cell ids, addresses."""
     for key in ("papermill", "kernelspec", "language_info", "widgets"):
         notebook.metadata.pop(key, None)
     for i, cell in enumerate(notebook.cells):
@@ -105,6 +107,11 @@ def reproducible(notebook: NotebookNode) -> NotebookNode:
             cell.metadata.pop(key, None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell["id"] = f"injected-{i}"
+        for output in cell.get("outputs", []):
+            texts = [output] if "text" in output else [output["data"]] if "text/plain" in output.get("data", {}) else []
+            for holder in texts:
+                key = "text" if "text" in holder else "text/plain"
+                holder[key] = ADDRESS.sub("", CELL_FILE.sub("cell", holder[key]))
     return notebook
 
 

@@ -22,6 +22,8 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML, YAMLError
 
 from know import paths
+from know.controls import CONTROLS, AnyControl
+from know.predictors import PREDICTORS, AnyPredictor
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -29,7 +31,6 @@ N = TypeVar("N", int, float)
 # Names are listed here, not where they are implemented, so that a wrong one is reported before torch is imported.
 Dataset = Literal["fashion-mnist-embedded", "mnist-embedded", "fashion-mnist", "mnist", "cifar10", "cifar100"]
 Architecture = Literal["cnn", "cnn-bn", "resnet", "mobilenet", "shufflenet", "densenet", "resnet18"]
-Method = Literal["known", "linear", "task_vector", "shrunk"]
 
 
 class ParamError(ValueError):
@@ -56,6 +57,7 @@ def _ascending(values: tuple[N, N]) -> tuple[N, N]:
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=1000)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
 Classes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2), AfterValidator(_distinct)]
@@ -130,7 +132,10 @@ class Forget(Section):
 
 
 class MetaRuns(Section):
-    """The ranges from which each run of the meta-dataset draws its hyper-parameters, uniformly."""
+    """The ranges from which each run of the meta-dataset draws its hyper-parameters, uniformly.
+
+    ``augment``: the share of runs that train on augmented images.
+    """
 
     count: Annotated[int, Field(ge=2)]
     held_out: Count
@@ -141,7 +146,7 @@ class MetaRuns(Section):
     rate: RateRange
     lr: LearningRateRange
     batch_size: CountRange
-    augment: bool
+    augment: Share
 
     @model_validator(mode="after")
     def _held_out(self) -> Self:
@@ -169,10 +174,19 @@ class MetaTrain(Section):
 class Predict(Section):
     """Retrodiction past Θ_0."""
 
-    methods: Annotated[tuple[Method, ...], Field(min_length=1), AfterValidator(_distinct)]
+    methods: tuple[AnyPredictor, ...]
+    controls: tuple[AnyControl, ...]
     steps: Annotated[int, Field(ge=1, le=10)]
-    task_vector_scale: Annotated[float, Field(gt=0)]
     batchnorm: Literal["copy", "predict", "reset", "re-estimate"]
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        names = [one.method for one in self.methods] + [one.control for one in self.controls]
+        if "known" not in names:
+            raise ValueError(f"methods: got {names}; allowed: known among them, whose steps the controls are held to")
+        if taken := [name for name in names if name == "naive" or names.count(name) > 1]:
+            raise ValueError(f"methods: got {taken[0]!r}; allowed: each name once; naive is always a start")
+        return self
 
 
 class FineTuning(Section):
@@ -252,7 +266,10 @@ def _line(error: ErrorDetails) -> str:
         *parents, name = error["loc"]
         section: Any = Params
         for parent in parents:
-            section = section.model_fields[parent].annotation
+            if parent in getattr(section, "model_fields", {}):
+                section = section.model_fields[parent].annotation
+            else:  # the place in a list of choices, then the name of the choice
+                section = {**PREDICTORS, **CONTROLS}.get(str(parent), section)
         close = difflib.get_close_matches(str(name), section.model_fields, 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         return f"{key}: unknown key; allowed: {', '.join(section.model_fields)}{hint}"

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from know.engine import Predictor, extrapolate
 from know.hypermodel import Kind
-from know.kinds import TensorKind, kinds_of, ties
+from know.kinds import State, TensorKind, kinds_of, ties
 from know.kinds import kind_of as kind_of
 from know.predictors import linear as linear
 from know.predictors import no_change as no_change
 from know.predictors import task_vector as task_vector
 
-State = dict[str, Tensor]
 BatchNormRule = Literal["copy", "predict", "reset", "re-estimate"]
 
 CHUNK = 1 << 15  # scalars a call: small enough for the hyper-model's activations to stay in cache

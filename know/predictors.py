@@ -238,24 +238,25 @@ class TSV(Extrapolation):
 
 
 class Known(PathPredictor):
-    """The paper's method: a meta-trained KNOWN for each kind, from ``hypermodel``, a shipped one's name or a folder."""
+    """The paper's method: a meta-trained KNOWN for each kind, from ``hypermodel``, a shipped one's name or a folder; None
+    is the pipeline's own."""
 
     method: Literal["known"] = "known"
-    hypermodel: str = str(paths.HYPERMODEL)
+    hypermodel: str | None = None
 
     @cached_property
     def model(self) -> HyperModel:
         """The hyper-model, loaded on first use."""
         from know.hypermodel import load_hypermodel
 
-        return load_hypermodel(self.hypermodel)
+        return load_hypermodel(self.hypermodel or paths.HYPERMODEL)
 
     def __call__(self, window: Tensor, kind: Kind) -> Tensor:
         return self.model.to(window.device)(window, kind)
 
 
 class Wnn(Known):
-    """WNN: KNOWN's network on paths scaled to their range (``know.hypermodel.WNN``), meta-trained on the same data."""
+    """WNN: KNOWN's network on paths scaled to their range (a hyper-model of ``scale`` "wnn"), meta-trained on the same data."""
 
     method: Literal["wnn"] = "wnn"  # type: ignore[assignment]
     hypermodel: str

@@ -15,6 +15,7 @@ import latex2mathml.converter
 import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
+from nbconvert.filters import markdown2html
 
 from know.notebook import ANSI
 from know.paths import NOTEBOOKS, REPORTS, atomic
@@ -91,11 +92,11 @@ def render(executed: Sequence[Path], reports: Path) -> None:
     for path, (name, _) in zip(executed, pages, strict=True):
         render_notebook(path, reports / "notebooks" / name, pages)
     figures, tables = reports / "figures", reports / "tables"
-    captions = _captions(figures) | _captions(tables)
+    figure_captions, table_captions = _captions(figures), _captions(tables)
     shown = [
         {
             "name": path.stem,
-            "caption": captions.get(path.stem, path.stem.replace("_", " ")),
+            "caption": table_captions.get(path.stem, path.stem.replace("_", " ")),
             "html": pd.read_csv(path, dtype=str, keep_default_na=False).to_html(index=False, border=0)
             if path.with_suffix(".md").exists()
             else "",
@@ -103,11 +104,15 @@ def render(executed: Sequence[Path], reports: Path) -> None:
         }
         for path in sorted(tables.glob("*.csv"))
     ]
+    findings = reports / "findings.md"
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
     text = environment.get_template("index.html.j2").render(
         pages=pages,
-        figures=[{"name": p.stem, "caption": captions.get(p.stem, p.stem)} for p in sorted(figures.glob("*.png"))],
+        figures=[
+            {"name": p.stem, "caption": figure_captions.get(p.stem, p.stem)} for p in sorted(figures.glob("*.png"))
+        ],
         tables=shown,
+        findings=markdown2html(findings.read_text()) if findings.exists() else "",
         style=(TEMPLATES / "page.css").read_text(),
         metrics=html.escape((reports / "metrics.json").read_text()) if (reports / "metrics.json").exists() else "",
     )

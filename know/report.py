@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +94,8 @@ def forgetting_drops(table: pd.DataFrame, images: str = "test") -> pd.Series[flo
     return wide.iloc[:, 0] - wide.iloc[:, -1]
 
 
-def forgetting_verdict(table: pd.DataFrame, not_converged: list[int], confidence: float) -> tuple[bool, str]:
-    """Whether accuracy on images that are no longer trained on falls along the trajectory, in words.
+def forgetting_verdict(table: pd.DataFrame, learning: pd.DataFrame, confidence: float) -> tuple[bool, str]:
+    """Whether accuracy on images that are no longer trained on falls along the trajectory, and Θ_0 had converged.
 
     Without forgetting there is no path of growing data to read backwards, and extrapolating it cannot be expected to
     help. The verdict is on test images: their accuracy must fall by more than its interval.
@@ -109,9 +109,10 @@ def forgetting_verdict(table: pd.DataFrame, not_converged: list[int], confidence
     )
     if held is not None and not observed:
         text += " The path is not one of shrinking knowledge; expect extrapolation to be of little use."
-    if not_converged:
+    unfinished = learning[(learning.k == 0) & ~learning.converged].seed.unique().tolist()
+    if unfinished:
         text += (
-            f" WARNING: Θ₀ of seeds {not_converged} had not converged when max_epochs ran out; nets that are still"
+            f" WARNING: Θ₀ of seeds {unfinished} had not converged when max_epochs ran out; nets that are still"
             " learning improve on smaller subsets. Raise forget.source.max_epochs."
         )
     return observed, text
@@ -155,6 +156,17 @@ def findings(transfer: pd.DataFrame, labels: int, rate: float, confidence: float
     return lines
 
 
+def findings_page(verdict: str, pair: Sequence[str], lines: Sequence[str]) -> str:
+    """What a run says, as a Markdown list: forgetting, whether the test is fair, KNOWN against the others."""
+    return "".join(f"- {line}\n" for line in (verdict, *pair, *lines))
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write under a temporary name, then rename."""
+    with atomic(path) as temporary:
+        temporary.write_text(text)
+
+
 def write_table(table: pd.DataFrame, folder: Path, name: str) -> None:
     """Write ``name.csv``, ``name.md`` and ``name.tex`` (booktabs)."""
     texts = {
@@ -163,15 +175,13 @@ def write_table(table: pd.DataFrame, folder: Path, name: str) -> None:
         "tex": table.rename(columns=str).to_latex(index=False, escape=True, float_format="%.4g"),
     }
     for suffix, text in texts.items():
-        with atomic(folder / f"{name}.{suffix}") as temporary:
-            temporary.write_text(text)
+        write_text(text, folder / f"{name}.{suffix}")
 
 
 def write_json(values: Mapping[str, object], path: Path) -> None:
     """Write metrics, six significant digits, keys in the order given."""
     rounded = json.loads(json.dumps(values), parse_float=lambda text: float(f"{float(text):.6g}"))
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(rounded, indent=2) + "\n")
+    write_text(json.dumps(rounded, indent=2) + "\n", path)
 
 
 def metrics(summary: pd.DataFrame, forgetting: pd.DataFrame, meta_errors: pd.DataFrame) -> dict[str, object]:
@@ -195,7 +205,7 @@ FIGURE_CAPTIONS = {
     "interval of the mean over source seeds).",
     "meta_validation": "KNOWN on held-out runs of the meta-dataset, beside linear extrapolation and relative to no change.",
     "predictions": "Norms of the predicted weights relative to Θ₀'s by kind, and source accuracy before fine-tuning.",
-    "transfer": "Downstream accuracy against the amount of virtual data (bars: interval of the mean over source seeds).",
+    "transfer": "Downstream accuracy against the amount of virtual data (bars: interval of the paired difference to naïve transfer).",
     "gains": "Gain over naïve transfer, paired by seed, with its interval.",
 }
 TABLE_CAPTIONS = {

@@ -1,12 +1,14 @@
 """Micro experiments: every part of the real one, in seconds."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from ruamel.yaml import YAML
 
-from know import paths, params as know_params
+from know import params as know_params
+from know import paths
 from know.data import ImageSet
 
 MICRO = {
@@ -36,13 +38,22 @@ def _merge(base: dict, changes: dict) -> None:
             base[key] = value
 
 
-def write_params(path: Path, changes: dict) -> None:
-    """The committed params.yaml with some values changed."""
+def write_params(path: Path, changes: dict, base: Path = paths.PARAMS) -> None:
+    """``base``, by default the committed params.yaml, with some values changed."""
     yaml = YAML()
-    values = yaml.load(paths.PARAMS.read_text())
+    values = yaml.load(base.read_text())
     _merge(values, changes)
     with path.open("w") as file:
         yaml.dump(values, file)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the pipeline's processes: sums of floats depend on how many threads share them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

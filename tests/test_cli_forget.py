@@ -108,7 +108,13 @@ def know(own, monkeypatch, capsys):
     return run
 
 
-GOOD = "forget --model factories:Net --checkpoint theta_0.pt --dataset factories:Samples --out run --epochs 1 --device cpu"
+def names(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+GOOD = (
+    "forget --model factories:Net --checkpoint theta_0.pt --dataset factories:Samples --out run --epochs 1 --device cpu"
+)
 
 
 def test_the_documented_example(tmp_path):
@@ -135,7 +141,10 @@ def test_the_documented_example(tmp_path):
     lines = done.stdout.splitlines()
     assert [line[:3] for line in lines[:5]] == [f"Θ_{k}" for k in range(5)]
     assert "10 of 160 images" in lines[4] and "forgetting" in (done.stdout + done.stderr).lower()
-    assert shlex.split(lines[-1]) == ["know", *shlex.split(predict.replace("\\\n", " "))]  # as documented, to the letter
+    assert shlex.split(lines[-1]) == [
+        "know",
+        *shlex.split(predict.replace("\\\n", " ")),
+    ]  # as documented, to the letter
 
     command = [*shlex.split(lines[-1])[1:], "--hypermodel", "hypermodel"]
     done = run_know(*command, "--kind", "fc.*=buffer", cwd=tmp_path)
@@ -165,19 +174,24 @@ def test_a_run_that_was_stopped_continues_to_the_same_weights(know, own, monkeyp
     monkeypatch.setattr(custom, "save_state", full_disk)
     code, _, err = know(GOOD)
     assert code == 1 and err == "know: [Errno 28] No space left on device: 'run/theta_3.safetensors'\n"
-    assert sorted(os.listdir("run")) == ["forget.json", *saved] and saved[-1] == "theta_2.safetensors"
+    assert names("run") == ["forget.json", *saved] and saved[-1] == "theta_2.safetensors"
 
+    Path("run/.theta_3.safetensors.0a1b2c3d.tmp").write_bytes(b"what a killed run leaves")
     monkeypatch.setattr(custom, "save_state", save)
-    before = {name: os.stat(f"run/{name}").st_mtime_ns for name in saved}
+    before = {name: Path(f"run/{name}").stat().st_mtime_ns for name in saved}
     code, out, _ = know(GOOD)
     assert code == 0 and out.replace("run/", "whole/") == whole
-    assert before == {name: os.stat(f"run/{name}").st_mtime_ns for name in saved}
+    assert before == {name: Path(f"run/{name}").stat().st_mtime_ns for name in saved}
+    assert names("run") == names("whole")
     for k in range(5):
         a, b = (load_state(Path(folder) / f"theta_{k}.safetensors") for folder in ("run", "whole"))
         assert all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
 
     code, _, err = know(GOOD + " --lr 0.01")
     assert code == 1 and "run/forget.json: the folder holds another run: lr was 0.001, now 0.01" in err
+    Path("run/forget.json").write_text("[1")
+    code, _, err = know(GOOD)
+    assert code == 1 and "run/forget.json: not the record of a run" in err
     Path("run/forget.json").unlink()
     code, _, err = know(GOOD)
     assert code == 1 and "run/theta_0.safetensors: exists, and is not of such a run" in err
@@ -222,7 +236,7 @@ BAD = {
     "--checkpoint none.pt": "none.pt: no such file",
     "--checkpoint missing.pt": "missing.pt: does not fit the model: 'head.weight' (3, 4) is missing",
     "--checkpoint more.pt": "more.pt: does not fit the model, which has no 'tail.weight'",
-    "--dataset factories:few": "class 2 has 6 samples, of which the smallest subset keeps 0.0625: less than one; it takes 16",
+    "--dataset factories:few": "class 0 has 7 samples, of which the smallest subset keeps 0.0625: less than one; it takes 16",
     "--dataset factories:pairs": "--dataset factories:pairs: each sample must be (input tensor, class index): TypeError",
     "--dataset factories:number": "--dataset factories:number: a int, not a function",
     "--rate 1": "--rate: got 1.0; allowed: between 0 and 1, both excluded",
@@ -278,6 +292,15 @@ def test_bad_image_folders(know, own):
 def test_wrong_usage(know, arguments):
     code, _, err = know(arguments)
     assert code == 2 and "Usage" in err
+
+
+def test_without_a_model_it_is_the_experiment_s_stage(know, monkeypatch):
+    from know.experiment import forget
+
+    ran = []
+    monkeypatch.setattr(forget, "run", ran.append)
+    code, _, _ = know(f"forget --params {paths.PARAMS}")
+    assert code == 0 and len(ran) == 1 and ran[0].history_length == 5
 
 
 def test_verdict():

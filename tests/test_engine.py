@@ -1,4 +1,5 @@
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from know import engine, retrodict
 from know.engine import Folded, narrowed
-from know.hypermodel import KINDS, KNOWN, HyperModel
+from know.hypermodel import KINDS, KNOWN, HyperModel, Scale
 from know.predictors import TSV, Log, linear, no_change, task_vector
 
 
@@ -16,15 +17,6 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=generator)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Many small operations: a second thread only waits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -231,9 +223,9 @@ def test_direct_predictors_are_asked_for_every_step_ahead():
         torch.testing.assert_close(got["a"], Log(direct=True)(window, "fc", ahead))
 
 
-@pytest.mark.parametrize("network", ["known", "wnn"])
-def test_other_networks_are_folded_inside_their_frame(network):
-    model = HyperModel(5, network=network)
+@pytest.mark.parametrize("scale", get_args(Scale))
+def test_networks_are_folded_inside_their_frame(scale):
+    model = HyperModel(5, scale=scale)
     randomise(model)
     trajectory = walk({"a": (50, 60)})
     window = torch.stack([theta["a"].flatten() for theta in trajectory], 1)

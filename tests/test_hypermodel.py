@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from know.hypermodel import KINDS, KNOWN, HyperModel, load_hypermodel, save_hypermodel
 
@@ -74,16 +76,54 @@ def test_wrong_window_is_named():
         KNOWN(1)
 
 
-def test_hypermodel_survives_the_disk(tmp_path):
+@pytest.mark.parametrize("scale", ["none", "path"])
+def test_hypermodel_survives_the_disk(tmp_path, scale):
     torch.manual_seed(1)
-    model = HyperModel(4, "for a test")
+    model = HyperModel(4, "for a test", scale)
     save_hypermodel(model, tmp_path / "h")
     assert {p.name for p in (tmp_path / "h").iterdir()} == {*(f"{k}.safetensors" for k in KINDS), "config.json"}
     read = load_hypermodel(tmp_path / "h")
     window = torch.randn(50, 4)
-    assert read.description == "for a test"
+    assert read.description == "for a test" and read.scale == scale
     for kind in KINDS:
         assert torch.equal(read(window, kind), model(window, kind))
+
+
+def framed_model() -> HyperModel:
+    model = HyperModel(5, scale="path").double()
+    for kind in KINDS:
+        model.of(kind).load_state_dict(randomised().state_dict())
+    return model
+
+
+paths = st.lists(st.lists(st.floats(-10, 10), min_size=5, max_size=5), min_size=1, max_size=10)
+
+
+@settings(deadline=None)
+@given(paths, st.floats(1e-6, 1e6), st.floats(-100, 100))
+def test_in_the_paths_frame_prediction_follows_scale_and_origin(rows, scale, shift):
+    model, window = framed_model(), torch.tensor(rows, dtype=torch.float64)
+    span = window.amax(1) - window.amin(1)
+    predicted = model(window, "fc")
+    assert ((predicted - window[:, -1]).abs() <= span).all()
+    window = window[span > 1e-3]  # a narrower one loses its digits in the sum
+    moved = (model(scale * window + shift, "fc") - shift) / scale
+    torch.testing.assert_close(moved, predicted[span > 1e-3], rtol=1e-5, atol=1e-5 * (1 + abs(shift) / scale))
+
+
+def test_in_the_paths_frame_prediction_is_that_of_numpy():
+    model, window = framed_model(), torch.randn(200, 5, dtype=torch.float64).numpy()
+    unit, last = window.max(1) - window.min(1), window[:, -1]
+    state = {name: tensor.numpy() for name, tensor in model.conv.state_dict().items()}
+    expected = last + unit * numpy_known(state, (window - last[:, None]) / unit[:, None])
+    np.testing.assert_allclose(model(torch.from_numpy(window), "conv").numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_in_the_paths_frame_what_stands_still_stays(dtype):
+    model = framed_model().to(dtype)
+    window = torch.tensor([0.0, 1e-30, -0.3, 7.0], dtype=dtype)[:, None].expand(4, 5)
+    assert torch.equal(model(window, "conv"), window[:, -1])
 
 
 def test_damaged_hypermodels_name_the_file(tmp_path):
@@ -97,3 +137,12 @@ def test_damaged_hypermodels_name_the_file(tmp_path):
     (tmp_path / "h" / "config.json").write_text(json.dumps({"history_length": "five"}))
     with pytest.raises(ValueError, match=r"config\.json: not a hyper-model's configuration"):
         load_hypermodel(tmp_path / "h")
+    (tmp_path / "h" / "config.json").write_text(json.dumps({"history_length": 5, "scale": "tensor"}))
+    with pytest.raises(ValueError, match=r"config\.json: .*scale: got 'tensor'; allowed: none, path"):
+        load_hypermodel(tmp_path / "h")
+
+
+def test_configurations_without_a_scale_are_the_papers(tmp_path):
+    save_hypermodel(HyperModel(5), tmp_path / "h")
+    (tmp_path / "h" / "config.json").write_text(json.dumps({"history_length": 5}))
+    assert load_hypermodel(tmp_path / "h").scale == "none"

@@ -1,20 +1,53 @@
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import h5py
+import numpy as np
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from know.data import load as load_images
-from know.hypermodel import KINDS
+from know.hdf5 import LayoutError, RunFile, run_files, save_paths
+from know.hypermodel import KINDS, load_hypermodel
 from know.metatrain import (
-    draw_runs, errors, load_paths, run_paths, save_paths, split_runs, train_known, windows,
-)  # fmt: skip
+    BUFFER,
+    collect,
+    draw_runs,
+    draw_windows,
+    errors,
+    run_paths,
+    split_runs,
+    stream,
+    train_hypermodel,
+    train_known,
+    windows,
+)
 from know.params import KnownTraining, load
 from know.prediction import linear, no_change
 
+DECAY = torch.exp(-torch.arange(7) / 2)
 
-def test_windows_are_all_runs_of_five_and_the_next():
+
+def exponential_run(file: Path, seed: int, weights: int = 400, scale: float = 0.1) -> RunFile:
+    """Weights that approach a limit: w_t = a + b·exp(-t/2), whose next step is exp(-1/2) of the last."""
+    generator = torch.Generator().manual_seed(seed)
+    paths = torch.randn(weights, 2, generator=generator) @ torch.stack([torch.ones(7), DECAY]) * scale
+    save_paths({kind: paths[: len(paths) // 9 * 9] for kind in KINDS}, file)
+    return RunFile.open(file)
+
+
+@pytest.fixture
+def exponential(tmp_path: Path) -> list[RunFile]:
+    return [exponential_run(tmp_path / f"{seed}.mat", seed) for seed in range(7)]
+
+
+def test_windows_are_all_stretches():
     paths = torch.arange(14.0).reshape(2, 7)
-    window, target = windows(paths, 5)
-    assert window.tolist() == [[0, 1, 2, 3, 4], [1, 2, 3, 4, 5], [7, 8, 9, 10, 11], [8, 9, 10, 11, 12]]
-    assert target.tolist() == [5, 6, 12, 13]
+    expected = [[0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12], [8, 9, 10, 11, 12, 13]]
+    assert windows(paths, 6).tolist() == expected
 
 
 def test_runs_stay_in_their_ranges_and_take_turns():
@@ -33,42 +66,169 @@ def test_runs_stay_in_their_ranges_and_take_turns():
     assert {r.dataset for r in held_out} == set(options.datasets)
 
 
-def test_a_run_is_reproducible_and_survives_the_disk(micro, tmp_path):
-    run = draw_runs(micro.meta_train)[0]
-    images = load_images(run.dataset, "train")
-    first, second = run_paths(run, images), run_paths(run, images)
-    assert set(first) == set(KINDS)
-    assert sum(len(p) for p in first.values()) == 17898 and all(p.shape[1] == 7 for p in first.values())
-    save_paths(first, tmp_path / "run.safetensors")
-    for kind, paths in load_paths(tmp_path / "run.safetensors").items():
-        assert torch.equal(paths, first[kind]) and torch.equal(paths, second[kind])
-        assert (paths.diff(dim=1) != 0).any()
+def test_a_share_of_the_runs_is_augmented_and_the_rest_is_drawn_alike():
+    options = load().meta_train
+    half = options.model_copy(update={"runs": options.runs.model_copy(update={"augment": 0.5, "count": 200})})
+    none = options.model_copy(update={"runs": options.runs.model_copy(update={"augment": 0.0, "count": 200})})
+    drawn, plain = draw_runs(half), draw_runs(none)
+    assert 70 < sum(run.augment for run in drawn) < 130 and not any(run.augment for run in plain)
+    assert [asdict(a) | {"augment": None} for a in drawn] == [asdict(b) | {"augment": None} for b in plain]
 
 
-def exponential_paths(runs: int, seed: int) -> list[torch.Tensor]:
-    """Weights that approach a limit: w_t = a + b·exp(-t/2), whose next step is exp(-1/2) of the last."""
-    generator = torch.Generator().manual_seed(seed)
-    decay = torch.exp(-torch.arange(7) / 2)
-    return [torch.randn(400, 2, generator=generator) @ torch.stack([torch.ones(7), decay]) * 0.1 for _ in range(runs)]
+def test_collecting_is_reproducible_and_resumes_by_the_run(micro, tmp_path, monkeypatch):
+    specs = draw_runs(micro.meta_train)[:2]
+    files = collect(specs, tmp_path / "runs", micro.compute)
+    assert [run.path for run in run_files(tmp_path / "runs")] == sorted(files)
+    first = files[0].read_bytes()
+    kept = files[1].stat().st_mtime_ns
+    files[0].unlink()
+    assert collect(specs, tmp_path / "runs", micro.compute) == files
+    assert files[0].read_bytes() == first and files[1].stat().st_mtime_ns == kept
+    run = RunFile.open(files[0])
+    assert run.spec() == asdict(specs[0]) and set(run.sizes) == set(KINDS) and run.length == 7
+    again = run_paths(specs[0], load_images(specs[0].dataset, "train"))
+    assert sum(run.sizes.values()) == 17898
+    for kind in KINDS:
+        assert torch.equal(run.read(kind), again[kind]) and (again[kind].diff(dim=1) != 0).any()
 
 
-def test_known_learns_a_law_that_a_line_cannot_follow():
-    options = KnownTraining(steps=1500, batch_size=512, lr=0.001)
-    known, curve = train_known(exponential_paths(4, 0), exponential_paths(2, 1), 5, options, seed=0)
-    found = errors(exponential_paths(1, 2)[0], "fc", 5, {"known": lambda w, k: known(w), "linear": linear, "same": no_change})
+def test_every_run_gives_the_stream_the_same_share(tmp_path):
+    """Three runs of very different sizes, each with a constant of its own."""
+    runs = []
+    for number, size in enumerate((3, 300, 30_000)):
+        save_paths({"fc": torch.full((size, 7), float(number))}, tmp_path / f"{number}.mat")
+        runs.append(RunFile.open(tmp_path / f"{number}.mat"))
+    batches = stream(runs, "fc", 5, 6000, torch.Generator().manual_seed(0))
+    for _ in range(3):
+        batch = next(batches)
+        assert batch.shape == (6000, 6)
+        shares = batch[:, 0].long().bincount(minlength=3) / 6000
+        assert (shares - 1 / 3).abs().max() < 0.03
+
+
+def test_the_stream_comes_to_see_every_weight(tmp_path):
+    """The buffer holds only a part of this run; batches draw on all of it before long."""
+    size = BUFFER
+    with h5py.File(tmp_path / "run.mat", "w") as file:
+        file["FCWeights"] = np.repeat(np.arange(size, dtype=np.float32)[:, None], 7, 1)
+    batches = stream([RunFile.open(tmp_path / "run.mat")], "fc", 5, 1 << 16, torch.Generator().manual_seed(0))
+    seen = torch.cat([next(batches)[:, 0] for _ in range(20)]).long()
+    blocks = (seen * 64 // size).unique()
+    assert len(blocks) == 64 and len(seen.unique()) > 0.5 * size
+
+
+def test_known_learns_a_law_that_a_line_cannot_follow(exponential):
+    options = KnownTraining(steps=800, batch_size=256, lr=0.002)
+    known, curve = train_known(exponential[:4], exponential[4:6], "fc", 5, options, seed=0)
+    predictors = {"known": lambda w, k: known(w), "linear": linear, "same": no_change}
+    found = errors(exponential[6], "fc", 5, predictors)
     assert found["known"] < 0.5 * found["same"] and found["known"] < 0.5 * found["linear"]
-    assert curve.steps[-1] == 1500 and curve.errors[-1] < curve.errors[0]
+    assert curve.steps[-1] == 800 and curve.errors[-1] < curve.errors[0]
 
 
-def test_training_known_is_reproducible():
+def test_in_the_paths_frame_the_law_holds_at_any_size(exponential, tmp_path):
+    """Learned on weights of 0.1, used on weights of 10⁻⁴, where the plain network is lost."""
+    options = KnownTraining(steps=300, batch_size=256, lr=0.003)
+    compute = load().compute.model_copy(update={"jobs": 1})
+    tiny = exponential_run(tmp_path / "tiny.mat", 9, scale=1e-4)
+    found = {}
+    for scale in ("none", "path"):
+        model, curves = train_hypermodel(exponential[:4], exponential[4:6], 5, options, 0, compute, scale)
+        assert set(curves) == set(KINDS) and model.scale == scale
+        found |= {scale: errors(tiny, "fc", 5, {"model": model, "same": no_change})}
+    assert found["path"]["model"] < 0.1 * found["path"]["same"] < found["none"]["model"]
+
+
+def test_training_known_is_reproducible(exponential):
     options = KnownTraining(steps=10, batch_size=64, lr=0.001)
-    args = (exponential_paths(2, 0), exponential_paths(1, 1), 5, options)
+    args = (exponential[:2], exponential[2:3], "conv", 5, options)
     first, again, other = (train_known(*args, seed=seed)[0].state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert any(not torch.equal(first[k], other[k]) for k in first)
 
 
-def test_errors_are_mean_absolute():
-    paths = torch.tensor([[0.0, 1, 2, 4], [1, 1, 1, 1]])
-    found = errors(paths, "conv", 3, {"same": no_change, "linear": linear})
-    assert found["same"] == pytest.approx(1.0) and found["linear"] == pytest.approx(0.5)
+def test_errors_are_mean_absolute_and_recursive(tmp_path):
+    save_paths({"fc": torch.tensor([[0.0, 1, 2, 4, 6], [1, 1, 1, 1, 1]])}, tmp_path / "run.mat")
+    run = RunFile.open(tmp_path / "run.mat")
+    predictors = {"same": no_change, "linear": linear}
+    # windows (0, 1, 2) → 4, (1, 2, 4) → 6 and two that stand still; a line says 3 and 4 + 7/3 - 1/2·… = 16/3
+    found = errors(run, "fc", 3, predictors)
+    assert found["same"] == pytest.approx((2 + 2) / 4) and found["linear"] == pytest.approx((1 + 2 / 3) / 4)
+    # two ahead: (0, 1, 2) → 3 → 4, wanted 6
+    assert errors(run, "fc", 3, predictors, steps=2) == pytest.approx({"same": 4 / 2, "linear": 2 / 2})
+
+
+def test_runs_that_cannot_be_learned_from_are_named(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    with h5py.File(tmp_path / "short.mat", "w") as file:
+        file["FCWeights"] = np.zeros((20, 5))
+    with pytest.raises(LayoutError, match=r"short\.mat: paths of 5 weights; history_length 5 needs 6"):
+        draw_windows(RunFile.open(tmp_path / "short.mat"), "fc", 5, 10, generator)
+    with h5py.File(tmp_path / "nan.mat", "w") as file:
+        file["FCWeights"] = np.full((20, 7), np.nan)
+    run = RunFile.open(tmp_path / "nan.mat")
+    with pytest.raises(LayoutError, match=r"nan\.mat: FCWeights: holds NaN or Inf"):
+        draw_windows(run, "fc", 5, 10, generator)
+    with pytest.raises(LayoutError, match="no run to learn from has ConvWeights"):
+        train_hypermodel([run], [run], 5, load().meta_train.known, 0, load().compute)
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+import torch
+from know.hdf5 import run_files
+from know.metatrain import errors, train_known
+from know.params import KnownTraining
+from know.prediction import linear
+runs = run_files(Path(sys.argv[1]))
+train_known(runs, runs, "conv", 5, KnownTraining(steps=5, batch_size=2048, lr=1e-3), 0)
+errors(runs[0], "fc", 5, {"linear": linear})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_peak_memory_does_not_grow_with_the_files(tmp_path):
+    """Peak resident memory in a process of its own, on files of 4 MB and of 260 MB."""
+    unit = 1024 if sys.platform == "linux" else 1
+    peaks = {}
+    for name, kernels in (("small", 8_000), ("large", 520_000)):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "run.mat"
+        with h5py.File(file, "w") as out:
+            conv = out.create_dataset("ConvWeights", (3, 3, kernels, 7), np.float32)
+            fc = out.create_dataset("FCWeights", (kernels * 9, 7), np.float32)
+            for start in range(0, kernels, 8_000):
+                conv[:, :, start : start + 8_000] = np.full((3, 3, 8_000, 7), 0.1)
+                fc[start * 9 : (start + 8_000) * 9] = np.full((72_000, 7), 0.1)
+        done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path / name)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        peaks[name] = int(done.stdout) * unit, file.stat().st_size
+        file.unlink()
+    assert peaks["large"][1] > 250e6 and peaks["small"][1] < 5e6
+    assert peaks["large"][0] - peaks["small"][0] < 40e6
+
+
+def know(*args) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "know", *map(str, args)], capture_output=True, text=True)
+
+
+def test_the_command_trains_on_a_folder(exponential, tmp_path):
+    values = YAML().load(Path("params.yaml").read_text())
+    values["meta_train"]["known"] |= {"steps": 30, "batch_size": 256}
+    values["meta_train"]["runs"]["held_out"] = 2
+    values["compute"]["jobs"] = 1
+    with (tmp_path / "params.yaml").open("w") as file:
+        YAML().dump(values, file)
+    folder = exponential[0].path.parent
+    options = ("--params", tmp_path / "params.yaml", "--scale", "path")
+    done = know("meta-train", "--data", folder, "--out", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
+    assert "linear" in done.stdout and "no change" in done.stdout
+    model = load_hypermodel(tmp_path / "out")
+    assert model.scale == "path" and model.description == "meta-trained on 5 runs"
+
+    (folder / "broken.mat").write_text("text")
+    done = know("meta-train", "--data", folder, "--out", tmp_path / "other", *options)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "broken.mat" in done.stderr
+    assert not (tmp_path / "other").exists()

@@ -13,7 +13,7 @@ BAD = [
     ({"downsize": {"sourse_images": 5}}, "downsize.sourse_images: unknown key; allowed: dataset, ", "did you mean source_images?"),
     ({"rate": 1.0}, "rate: got 1.0; input should be less than 1", ""),
     ({"rate": 0}, "rate: got 0; input should be greater than 0", ""),
-    ({"history_length": 9}, "history_length: got 9, which at rate = 0.5 leaves 4 of downsize.source_images = 1000", "allowed:"),
+    ({"history_length": 10}, "history_length: got 10, which at rate = 0.5 leaves 4 of downsize.source_images = 2000", "allowed:"),
     ({"history_length": 7}, "history_length: got 7; allowed: less than meta_train.runs.subsets = 7", ""),
     ({"forget": {"architecture": "resnt"}}, "forget.architecture: got 'resnt'; input should be 'cnn', ", "'resnet'"),
     ({"meta_train": {"architectures": ["cnn", "vgg"]}}, "meta_train.architectures.1: got 'vgg'", "'densenet'"),
@@ -26,8 +26,12 @@ BAD = [
     ({"meta_train": {"runs": {"lr": [0.1, 0.01]}}}, "meta_train.runs.lr: got [0.1, 0.01]; the first must not exceed", ""),
     ({"predict": {"steps": 0}}, "predict.steps: got 0; input should be greater than or equal to 1", ""),
     ({"predict": {"batchnorm": "maybe"}}, "predict.batchnorm: got 'maybe'; input should be 'copy'", "'re-estimate'"),
-    ({"predict": {"methods": ["known", "magic"]}}, "predict.methods.1: got 'magic'", "'task_vector'"),
-    ({"evaluate": {"fractions": [0.01]}}, "evaluate.fractions: got 0.01, which leaves 0 of 50 labels", "allowed:"),
+    ({"predict": {"methods": ["known", "magic"]}}, "predict.methods.1: got {'method': 'magic'}; input tag 'magic'", "'task_vector'"),
+    ({"predict": {"methods": ["known", {"method": "tsv", "rank": 1}]}}, "predict.methods.1.tsv.rank: unknown key; allowed: method, direct, ", "rank_share"),
+    ({"predict": {"methods": ["linear"]}}, "predict.methods: got ['linear', ", "known among them"),
+    ({"predict": {"methods": ["known", "linear", "linear"]}}, "predict.methods: got 'linear'; allowed: each name once", ""),
+    ({"predict": {"controls": ["shrink_perturb"]}}, "predict.controls.0.shrink_perturb.shrink: missing; it must be given", ""),
+    ({"evaluate": {"fractions": [0.01]}}, "evaluate.fractions: got 0.01, which leaves 1 of 100 labels", "allowed:"),
     ({"compute": {"device": "tpu"}}, "compute.device: got 'tpu'", "auto"),
 ]  # fmt: skip
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from know.hypermodel import HyperModel
@@ -73,7 +74,9 @@ def test_each_kind_goes_to_its_own_predictor():
     line = straight_trajectory(3, torch.float32)
     sign = {"conv": 1.0, "fc": 2.0, "bias": 3.0}
     predicted = retrodict(line, lambda window, kind: torch.full_like(window[:, 0], sign[kind]))[0]
-    assert (predicted["c.weight"] == 1).all() and (predicted["f.weight"] == 2).all() and (predicted["f.bias"] == 3).all()
+    assert (
+        (predicted["c.weight"] == 1).all() and (predicted["f.weight"] == 2).all() and (predicted["f.bias"] == 3).all()
+    )
 
 
 def test_kinds():

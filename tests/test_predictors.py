@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,9 +11,7 @@ from hypothesis.extra import numpy as hnp
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from know.hypermodel import KNOWN, NETWORKS, WNN, HyperModel, load_hypermodel, save_hypermodel
-from know.metatrain import errors, train_known
-from know.params import KnownTraining
+from know.hypermodel import HyperModel, Scale, load_hypermodel, save_hypermodel
 from know.prediction import kind_of, retrodict
 from know.predictors import PREDICTORS, TSV, AnyPredictor, Known, predictor
 
@@ -239,56 +238,40 @@ def test_direct_task_vectors_grow_evenly_and_fed_back_ones_geometrically():
 def test_wnn_is_the_papers_formula_around_known():
     """y = (w - w_0) / (R + 1e-5) / 2, and back."""
     torch.manual_seed(0)
-    wnn, known = WNN(LENGTH), KNOWN(LENGTH)
-    known.load_state_dict(wnn.state_dict())
+    model = HyperModel(LENGTH, scale="wnn")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(
+            parameter, 0, 0.3
+        )  # as initialised, without biases, it would hardly matter what it is fed
     window = torch.randn(20, LENGTH) * 0.03
     spread = window.max(1).values - window.min(1).values + 1e-8
     y = (window - window[:, :1]) / (spread[:, None] + 1e-5) / 2
     with torch.no_grad():
-        torch.testing.assert_close(wnn(window), known(y) * 2 * (spread + 1e-5) + window[:, 0])
+        torch.testing.assert_close(model(window, "fc"), model.fc(y) * 2 * (spread + 1e-5) + window[:, 0])
 
 
-def test_wnn_is_affine_equivariant_and_known_is_not():
+def test_frames_make_known_affine_equivariant():
     torch.manual_seed(0)
     window = torch.randn(20, LENGTH)
-    with torch.no_grad():
-        for network, holds in ((WNN, True), (KNOWN, False)):
-            net = network(LENGTH)
-            found, wanted = net(7 * window + 2), 7 * net(window) + 2
-            assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-3) == holds
-        assert torch.allclose(WNN(LENGTH)(torch.full((3, LENGTH), 0.2)), torch.tensor(0.2), atol=1e-4)
+    for scale in get_args(Scale):
+        model = HyperModel(LENGTH, scale=scale)
+        found, wanted = model(7 * window + 2, "conv"), 7 * model(window, "conv") + 2
+        assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-3) == (scale != "none")
+        still = torch.full((3, LENGTH), 0.2)
+        if scale != "none":
+            assert torch.allclose(model(still, "conv"), still[:, 0], atol=1e-4)
 
 
-def test_wnn_trains_as_known_does():
-    """On one law at scales far apart, which the scaled network sees as one."""
-    decay = torch.exp(-torch.arange(7) / 2)
-    generator = torch.Generator().manual_seed(0)
-
-    def paths(scale: float) -> Tensor:
-        return scale * (torch.randn(400, 1, generator=generator) + torch.randn(400, 1, generator=generator) * decay)
-
-    options = KnownTraining(steps=400, batch_size=512, lr=0.003)
-    net, _ = train_known([paths(1.0)], [paths(1.0)], LENGTH, options, 0, network=WNN)
-    assert isinstance(net, WNN)
-    for scale in (1.0, 0.01):
-        named_predictors = {"wnn": lambda w, k: net(w), "naive": predictor("naive")}
-        found = errors(paths(scale), "fc", LENGTH, named_predictors)
-        assert found["wnn"] < 0.7 * found["naive"]
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_hyper_models_are_predictors_by_name(network, tmp_path):
+@pytest.mark.parametrize(("name", "scale"), [("known", "none"), ("known", "path"), ("wnn", "wnn")])
+def test_hyper_models_are_predictors_by_name(name, scale, tmp_path):
     torch.manual_seed(1)
-    model = HyperModel(LENGTH, "a test", network).eval()
+    model = HyperModel(LENGTH, "a test", scale).eval()
     save_hypermodel(model, tmp_path / "model")
-    assert type(load_hypermodel(tmp_path / "model").conv) is NETWORKS[network]
-    chosen = predictor(network, hypermodel=str(tmp_path / "model"))
+    assert load_hypermodel(tmp_path / "model").scale == scale
+    chosen = predictor(name, hypermodel=str(tmp_path / "model"))
     states = trajectory()
-    for name, tensor in retrodict(states, chosen, steps=2)[1].items():
-        assert torch.equal(tensor, retrodict(states, model, steps=2)[1][name])
-    (tmp_path / "model" / "config.json").write_text('{"history_length": 5, "network": "nino"}')
-    with pytest.raises(ValueError, match=r"config\.json.*network must be one of known, wnn"):
-        load_hypermodel(tmp_path / "model")
+    for key, tensor in retrodict(states, chosen, steps=2)[1].items():
+        assert torch.equal(tensor, retrodict(states, model, steps=2)[1][key])
 
 
 # --- by name ----------------------------------------------------------------------------------------------------

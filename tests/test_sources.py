@@ -11,7 +11,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 

@@ -5,7 +5,7 @@ import statsmodels.formula.api as smf
 from scipy import stats
 
 from know import report
-from know.experiment import paired_seed
+from know.experiment.evaluate import paired_seed
 from know.statistics import (
     Interval,
     calibration_error,
@@ -90,7 +90,12 @@ def test_nested_bootstrap_is_scipys_without_nesting():
     values = np.random.default_rng(2).normal(size=(12, 1))
     found = nested_bootstrap(values, 0.9, resamples=20_000)
     reference = stats.bootstrap(
-        (values[:, 0],), np.mean, confidence_level=0.9, n_resamples=20_000, method="percentile", rng=np.random.default_rng(5)
+        (values[:, 0],),
+        np.mean,
+        confidence_level=0.9,
+        n_resamples=20_000,
+        method="percentile",
+        rng=np.random.default_rng(5),
     ).confidence_interval
     assert (found.low, found.high) == pytest.approx(tuple(reference), abs=0.02)
     assert found.value == pytest.approx(values.mean()) and found.units == 12
@@ -125,7 +130,9 @@ def test_a_ratios_ends_are_where_the_paired_test_turns(ratio):
 def test_a_ratio_to_a_constant_is_a_scaled_mean():
     top = np.array([1.0, 2.0, 4.0])
     mean, found = mean_interval(top, 0.9), ratio_interval(top, [2.0, 2.0, 2.0], 0.9)
-    assert (found.low, found.high) == pytest.approx(((mean.mean - mean.half_width) / 2, (mean.mean + mean.half_width) / 2))
+    assert (found.low, found.high) == pytest.approx(
+        ((mean.mean - mean.half_width) / 2, (mean.mean + mean.half_width) / 2)
+    )
 
 
 def test_coverage_of_ratios():
@@ -239,7 +246,8 @@ def test_gains_are_paired():
 
 
 @pytest.mark.parametrize(
-    ("gain", "noise", "verdict"), [(0.02, 0.001, "better"), (-0.02, 0.001, "worse"), (0.001, 0.05, "no clear difference")]
+    ("gain", "noise", "verdict"),
+    [(0.02, 0.001, "better"), (-0.02, 0.001, "worse"), (0.001, 0.05, "no clear difference")],
 )
 def test_findings_follow_the_numbers(gain, noise, verdict):
     (line,) = report.findings(toy_transfer(gain, noise), 40, 0.5, 0.95)
@@ -256,14 +264,23 @@ def test_the_pair_of_tasks_is_checked():
 
 
 def forgetting(drop: float) -> pd.DataFrame:
-    rows = [(s, k, part, 1.0, 0.9 - drop * k + 0.001 * s * k) for s in range(4) for k in range(3) for part in ("test", "kept")]
+    rows = [
+        (s, k, part, 1.0, 0.9 - drop * k + 0.001 * s * k)
+        for s in range(4)
+        for k in range(3)
+        for part in ("test", "kept")
+    ]
     return pd.DataFrame(rows, columns=["seed", "k", "images", "loss", "accuracy"])
 
 
+def learning(*unfinished: int) -> pd.DataFrame:
+    return pd.DataFrame({"seed": range(4), "k": 0, "converged": [seed not in unfinished for seed in range(4)]})
+
+
 def test_forgetting_is_measured_and_warned_of():
-    observed, text = report.forgetting_verdict(forgetting(0.02), [], 0.95)
+    observed, text = report.forgetting_verdict(forgetting(0.02), learning(), 0.95)
     assert observed and text.startswith("Forgetting observed") and "falls by 3.7 ± " in text
-    observed, text = report.forgetting_verdict(forgetting(-0.02), [3], 0.95)
+    observed, text = report.forgetting_verdict(forgetting(-0.02), learning(3), 0.95)
     assert not observed and text.startswith("WARNING: no clear forgetting") and "seeds [3] had not converged" in text
 
 

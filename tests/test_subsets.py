@@ -1,6 +1,9 @@
+import itertools
+
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from know.params import ParamError, load, subset_sizes
 from know.splits import draw_split, load_split, save_split
@@ -28,7 +31,7 @@ def test_order_is_a_permutation_with_balanced_prefixes(labels, seed):
 def test_subsets_are_nested(total, rate, length):
     subsets = nested_subsets(torch.randperm(total), rate, length)
     assert [len(s) for s in subsets] == [round(rate**k * total) for k in range(length)]
-    for larger, smaller in zip(subsets, subsets[1:], strict=False):
+    for larger, smaller in itertools.pairwise(subsets):
         assert set(smaller.tolist()) <= set(larger.tolist())
 
 

@@ -1,0 +1,143 @@
+"""The real pipeline: `dvc repro` on micro parameters in a copy of the repository."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import MICRO, write_params
+from ruamel.yaml import YAML
+
+from know import paths
+
+STAGES = ["downsize", "forget", "meta_train", "predict", "evaluate", "report"]
+
+
+class Copy:
+    """A git repository of its own with this one's files and micro parameters."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+            cwd=paths.ROOT, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        for name in listed.split("\0")[:-1]:
+            if (paths.ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("reports/"):
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(paths.ROOT / name, root / name)
+        write_params(root / "params.yaml", MICRO)
+        self.git("init", "-q")
+        self.commit()
+
+    def git(self, *arguments: str) -> None:
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+        subprocess.run(["git", *identity, *arguments], cwd=self.root, check=True, capture_output=True)
+
+    def commit(self) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-qm", "state", "--allow-empty")
+
+    def dvc(self, *arguments: str, code: int = 0) -> str:
+        # As the Makefile does: the stages call the `python` of the environment that runs the tests.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments], cwd=self.root, capture_output=True, text=True,
+            env=os.environ | {"PATH": path},
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def made(self) -> dict[str, str]:
+        """Every output's hash, as dvc.lock has it."""
+        stages = YAML(typ="safe").load((self.root / "dvc.lock").read_text())["stages"]
+        return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+
+    def change(self, **changes: dict) -> None:
+        write_params(self.root / "params.yaml", changes, self.root / "params.yaml")
+
+
+def ran(output: str) -> list[str]:
+    """The stages that a `dvc repro` executed, in order."""
+    return re.findall(r"Running stage '(\w+)'", output)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    made = Copy(tmp_path_factory.mktemp("pipeline"))
+    assert ran(made.dvc("repro")) == STAGES
+    made.commit()
+    return made
+
+
+def test_everything_promised_is_made(copy):
+    reports = copy.root / "reports"
+    assert {p.name for p in (reports / "notebooks").iterdir()} == {
+        f"{p.stem}.html" for p in paths.NOTEBOOKS.glob("*.ipynb")
+    }
+    for figure in ("schematic", "forgetting", "meta_validation", "predictions", "transfer", "gains"):
+        assert (reports / "figures" / f"{figure}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (reports / "figures" / f"{figure}.pdf").read_bytes()[:4] == b"%PDF"
+    for table in ("transfer_summary", "forgetting", "meta_validation"):
+        assert (reports / "tables" / f"{table}.csv").exists() and (reports / "tables" / f"{table}.md").exists()
+        assert r"\toprule" in (reports / "tables" / f"{table}.tex").read_text()
+    transfer = pd.read_csv(reports / "tables" / "transfer.csv")
+    assert list(transfer) == ["source", "arch", "downstream", "method", "steps", "fraction", "seed", "accuracy"]
+    metrics = json.loads((reports / "metrics.json").read_text())
+    known = transfer[(transfer.method == "known") & (transfer.steps == 1) & (transfer.fraction == 1)]
+    assert metrics["transfer_accuracy"]["known_1"]["labels_24"] == pytest.approx(known.accuracy.mean(), rel=1e-5)
+
+
+def test_a_second_run_runs_nothing(copy):
+    assert ran(copy.dvc("repro")) == []
+
+
+def test_a_forced_run_gives_the_same_lock_and_report(copy):
+    lock, made = (copy.root / "dvc.lock").read_bytes(), copy.made()
+    assert ran(copy.dvc("repro", "--force")) == STAGES
+    assert copy.made() == made
+    assert (copy.root / "dvc.lock").read_bytes() == lock
+    changed = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=copy.root, capture_output=True, text=True, check=True
+    )
+    assert changed.stdout == ""
+
+
+def test_an_evaluation_parameter_re_runs_evaluation_and_report_only(copy):
+    copy.change(evaluate={"labels": 32})
+    assert ran(copy.dvc("repro")) == ["evaluate", "report"]
+    copy.git("checkout", "-q", ".")
+    assert ran(copy.dvc("repro")) == ["report"]  # the earlier evaluation comes back from the cache
+
+
+def test_experiments_metrics_and_plots(copy):
+    output = copy.dvc("exp", "run", "-S", "predict.steps=1", "-n", "one-step")
+    assert ran(output) == ["predict", "evaluate", "report"]
+    assert YAML(typ="safe").load((copy.root / "params.yaml").read_text())["predict"]["steps"] == 1
+    difference = json.loads(copy.dvc("metrics", "diff", "--json"))["reports/metrics.json"]
+    assert any("known_2" in name for name in difference)
+    assert "one-step" in copy.dvc("exp", "show", "--csv")
+    shown = json.loads(copy.dvc("plots", "show", "--json").splitlines()[-1])
+    assert set(shown["data"]) == {"reports/plots/transfer.csv", "reports/plots/forgetting.csv"} or len(shown) == 2
+    copy.git("checkout", "-q", ".")
+
+
+def test_a_wrong_parameter_fails_at_once_with_one_line(copy):
+    copy.change(rate=1.5)
+    output = copy.dvc("repro", code=255)
+    assert "params.yaml: rate: got 1.5; input should be less than 1" in output and "Traceback" not in output
+    copy.git("checkout", "-q", ".")
+
+
+def test_a_failing_cell_fails_the_stage_and_leaves_the_notebook_in_logs(copy):
+    notebook = copy.root / "notebooks" / "06_report.ipynb"
+    notebook.write_text(notebook.read_text().replace("tell.run(p)", "1 / 0"))
+    output = copy.dvc("repro", code=255)
+    assert "ZeroDivisionError" in output and "logs/06_report.ipynb" in output
+    assert "ZeroDivisionError" in (copy.root / "logs" / "06_report.ipynb").read_text()
+    copy.git("checkout", "-q", ".")
