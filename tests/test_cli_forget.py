@@ -84,6 +84,10 @@ def image_folder(folder: Path, per_class: int, classes: int) -> None:
         Image.fromarray(image[0].numpy()).save(path)
 
 
+def names(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """A folder with factories, Θ_0 of one of them, and ``know`` in this process: arguments → (exit code, out, err)."""
@@ -106,10 +110,6 @@ def know(own, monkeypatch, capsys):
         return (caught.value.code or 0, *capsys.readouterr())
 
     return run
-
-
-def names(folder: str) -> list[str]:
-    return sorted(path.name for path in Path(folder).iterdir())
 
 
 GOOD = (
@@ -178,10 +178,10 @@ def test_a_run_that_was_stopped_continues_to_the_same_weights(know, own, monkeyp
 
     Path("run/.theta_3.safetensors.0a1b2c3d.tmp").write_bytes(b"what a killed run leaves")
     monkeypatch.setattr(custom, "save_state", save)
-    before = {name: Path(f"run/{name}").stat().st_mtime_ns for name in saved}
+    before = {name: Path("run", name).stat().st_mtime_ns for name in saved}
     code, out, _ = know(GOOD)
     assert code == 0 and out.replace("run/", "whole/") == whole
-    assert before == {name: Path(f"run/{name}").stat().st_mtime_ns for name in saved}
+    assert before == {name: Path("run", name).stat().st_mtime_ns for name in saved}
     assert names("run") == names("whole")
     for k in range(5):
         a, b = (load_state(Path(folder) / f"theta_{k}.safetensors") for folder in ("run", "whole"))
