@@ -90,17 +90,27 @@ def files(folder: Path, suffix: str = "safetensors") -> list[Path]:
     return [folder / f"{k}.{suffix}" for k in range(5)]
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_the_command_writes_what_retrodict_computes(folder, suffix):
-    out = folder / "out" / "new.safetensors"
-    command = [sys.executable, "-m", "know", "predict", *files(folder, suffix), "--out", out, "--steps", "3"]
-    run = subprocess.run([*command, "--hypermodel", folder / "hyper"], capture_output=True, text=True)
-    assert (run.returncode, run.stdout, run.stderr) == (0, f"{out}\n", "")
+def assert_predicted(out: Path, folder: Path) -> None:
     wanted = retrodict([weights(k) for k in range(5)], load_hypermodel(folder / "hyper"), steps=3)[2]
     predicted = load_file(out)
     assert predicted.keys() == wanted.keys()
     for name, tensor in wanted.items():
         assert predicted[name].dtype == tensor.dtype and torch.equal(predicted[name], tensor), name
+
+
+def test_the_command_writes_what_retrodict_computes(folder):
+    out = folder / "out" / "new.safetensors"
+    command = [sys.executable, "-m", "know", "predict", *files(folder), "--out", out, "--steps", "3"]
+    run = subprocess.run([*command, "--hypermodel", folder / "hyper"], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{out}\n", "")
+    assert_predicted(out, folder)
+
+
+def test_from_archives_too(know, folder):
+    out = folder / "out" / "new.safetensors"
+    run = know("predict", *files(folder, "pt"), "--out", out, "--steps", "3", "--hypermodel", folder / "hyper")
+    assert (run.code, run.stdout, run.stderr) == (0, f"{out}\n", "")
+    assert_predicted(out, folder)
 
 
 def test_formats_and_dtypes_may_be_mixed(know, folder):
