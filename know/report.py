@@ -11,7 +11,7 @@ import pandas as pd
 
 from know.figures import METHOD_STYLE, label, virtual
 from know.paths import atomic
-from know.statistics import Estimate, mean_interval, paired_p
+from know.statistics import Estimate, effect_size, holm, mean_interval, paired_p
 
 
 def by_source_seed(transfer: pd.DataFrame) -> pd.DataFrame:
@@ -88,6 +88,30 @@ def transfer_table(summary: pd.DataFrame, rate: float) -> pd.DataFrame:
     return table[accuracy + [c for c in table.columns if c.startswith("gain")]].reset_index()
 
 
+def comparisons(transfer: pd.DataFrame, summary: pd.DataFrame, rate: float) -> pd.DataFrame:
+    """Every predicted start against naïve transfer: gain in points, the paired t test's p value, Holm's correction over
+    all of these comparisons, and the effect size (Hedges' g), over source seeds as units."""
+    units = by_source_seed(transfer)
+    rows = summary[~summary.method.isin(["naive", "scratch", "more_data"])].reset_index(drop=True)
+    effects = [
+        effect_size(units.loc[(row.method, row.steps, row.fraction)] - units.loc[("naive", 0, row.fraction)])
+        for row in rows.itertuples()
+    ]
+    return pd.DataFrame(
+        {
+            "start": rows.method.map(label),
+            "data": rows.steps.map(lambda step: virtual(step, rate)),
+            "labels": rows.labels,
+            "gain": [percent(row.gain, row.gain_half_width, True) for row in rows.itertuples()],
+            "p": rows.p.map("{:.3f}".format),
+            "p, Holm": holm(rows.p).map("{:.3f}".format),
+            "effect size": [f"{effect:+.2f}" for effect in effects],
+            "source seeds": rows.units,
+            "runs": rows.runs,
+        }
+    )
+
+
 def forgetting_drops(table: pd.DataFrame, images: str = "test") -> pd.Series[float]:
     """For each seed: accuracy of Θ_0 less that of the most forgotten Θ_{S-1} on ``images``."""
     wide = table[(table.images == images) & (table.k >= 0)].pivot_table(index="seed", columns="k", values="accuracy")
@@ -125,12 +149,14 @@ def check_pair(summary: pd.DataFrame) -> list[str]:
     for fraction in sorted(summary.fraction.unique()):
         labels = int(rows.loc[("naive", 0, fraction), "labels"])
         scratch = Estimate(-rows.gain["scratch", 0, fraction], rows.gain_half_width["scratch", 0, fraction], 0)
-        verdict = "beats" if scratch.mean > 0 and scratch.excludes_zero else "WARNING: does not clearly beat"
-        line = f"{labels} labels: naïve transfer {verdict} scratch ({percent(scratch.mean, scratch.half_width, True)} points)"
+        clear = scratch.mean > 0 and scratch.excludes_zero
+        verdict = "naïve transfer beats" if clear else "WARNING: naïve transfer does not clearly beat"
+        line = f"{labels} labels: {verdict} scratch ({percent(scratch.mean, scratch.half_width, True)} points)"
         if ("more_data", 1, fraction) in rows.index:
             more = Estimate(rows.gain["more_data", 1, fraction], rows.gain_half_width["more_data", 1, fraction], 0)
-            room = "leaves headroom" if more.mean > 0 and more.excludes_zero else "WARNING: shows no clear headroom"
-            line += f"; the real Θ₋₁ {room} ({percent(more.mean, more.half_width, True)} points)"
+            clear = more.mean > 0 and more.excludes_zero
+            room = "there is headroom" if clear else "WARNING: no clear headroom"
+            line += f"; {room}, the real Θ₋₁ gains {percent(more.mean, more.half_width, True)} points"
         lines.append(line + ".")
     return lines
 
@@ -212,6 +238,8 @@ TABLE_CAPTIONS = {
     "transfer": "All fine-tuning runs, one a row.",
     "transfer_summary": "Downstream accuracy (%), and gain over naïve transfer in points, by number of labels: mean and "
     "interval over source seeds.",
+    "comparisons": "Each start against naïve transfer, paired by seed: gain in points with its interval, p value of the "
+    "t test, with Holm's correction over the whole table, and Hedges' g.",
     "forgetting": "Accuracy (%) of Θₖ: mean and interval over source seeds.",
     "meta_validation": "Mean absolute error on held-out runs relative to no change: median over runs.",
 }

@@ -83,7 +83,7 @@ def test_everything_promised_is_made(copy):
     for figure in ("schematic", "forgetting", "meta_validation", "predictions", "transfer", "gains"):
         assert (reports / "figures" / f"{figure}.png").read_bytes()[:4] == b"\x89PNG"
         assert (reports / "figures" / f"{figure}.pdf").read_bytes()[:4] == b"%PDF"
-    for table in ("transfer_summary", "forgetting", "meta_validation"):
+    for table in ("transfer_summary", "comparisons", "forgetting", "meta_validation"):
         assert (reports / "tables" / f"{table}.csv").exists() and (reports / "tables" / f"{table}.md").exists()
         assert r"\toprule" in (reports / "tables" / f"{table}.tex").read_text()
     transfer = pd.read_csv(reports / "tables" / "transfer.csv")

@@ -256,11 +256,11 @@ def test_findings_follow_the_numbers(gain, noise, verdict):
 
 def test_the_pair_of_tasks_is_checked():
     (line,) = report.check_pair(report.summarise(toy_transfer(0), 40, 0.95))
-    assert "naïve transfer beats scratch (+10.0" in line and "leaves headroom (+3.0" in line
+    assert "naïve transfer beats scratch (+10.0" in line and "there is headroom, the real Θ₋₁ gains +3.0" in line
     bad = toy_transfer(0)
     bad.loc[bad.method == "scratch", "accuracy"] = bad[bad.method == "naive"].accuracy.to_numpy() + 0.01
     (line,) = report.check_pair(report.summarise(bad, 40, 0.95))
-    assert "WARNING: does not clearly beat scratch (-1.0" in line
+    assert "WARNING: naïve transfer does not clearly beat scratch (-1.0" in line
 
 
 def forgetting(drop: float) -> pd.DataFrame:
@@ -291,3 +291,13 @@ def test_tables_in_three_formats(tmp_path):
     assert "| a_b" in (tmp_path / "t.md").read_text()
     tex = (tmp_path / "t.tex").read_text()
     assert r"\toprule" in tex and r"a\_b" in tex
+
+
+def test_comparisons_are_corrected_for_their_number():
+    transfer = toy_transfer(0.02, 0.004)
+    summary = report.summarise(transfer, 100, 0.95)
+    table = report.comparisons(transfer, summary, 0.5)
+    assert set(table.start) == {"KNOWN", "Θ₀ shrunk to KNOWN's norms"} and (table["source seeds"] == 4).all()
+    p = np.sort(summary[summary.method.isin(["known", "shrunk"])].p)
+    by_hand = np.minimum(np.maximum.accumulate(p * np.arange(len(p), 0, -1)), 1)
+    assert len(p) == 2 and sorted(table["p, Holm"].astype(float)) == pytest.approx(list(by_hand), abs=1e-3)

@@ -36,6 +36,7 @@ def run(params: Params) -> list[str]:
     folder = paths.REPORTS / "tables"
     write_csv(tables["transfer"], "transfer.csv", folder)
     report.write_table(report.transfer_table(summary, rate), folder, "transfer_summary")
+    report.write_table(report.comparisons(tables["transfer"], summary, rate), folder, "comparisons")
     report.write_table(report.forgetting_table(tables["forgetting"], confidence), folder, "forgetting")
     report.write_table(report.meta_table(tables["meta_errors"]), folder, "meta_validation")
     report.write_json(report.TABLE_CAPTIONS, folder / "captions.json")
