@@ -21,7 +21,7 @@ from know.notebook import ANSI
 from know.paths import NOTEBOOKS, REPORTS, atomic
 
 TEMPLATES = Path(str(resources.files("know"))) / "templates"
-MATH = re.compile(r"(`[^`\n]*`|```.*?```)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
+MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 
 
 class Formulas:
