@@ -40,7 +40,7 @@ def test_training_and_selection_never_see_test_images(micro, monkeypatch):
     assert list(transfer.columns) == ["source", "arch", "downstream", "method", "steps", "fraction", "seed", "accuracy"]
     assert set(map(tuple, transfer[["method", "steps"]].drop_duplicates().to_numpy().tolist())) == {
         ("scratch", 0), ("naive", 0), ("more_data", 1),
-        *((name, step) for name in ("known", "linear", "log", "task_vector", "shrunk", "random_direction") for step in (1, 2)),
+        *((name, step) for name in ("known", "linear", "task_vector", "shrunk") for step in (1, 2)),
     }  # fmt: skip
-    assert len(transfer) == 15 * 2 * 2 * 2 and transfer.accuracy.between(0, 1).all()
+    assert len(transfer) == 11 * 2 * 2 * 2 and transfer.accuracy.between(0, 1).all()
     assert {divmod(seed, 1000) for seed in transfer.seed} == {(s, d) for s in (0, 1) for d in (0, 1)}
