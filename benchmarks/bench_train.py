@@ -20,7 +20,7 @@ from know.data import ImageSet, load
 from know.executor import device_of
 from know.models import ARCHITECTURES, build
 from know.params import Compute
-from know.training import Recipe, batches, fit
+from know.training import Recipe, augmented, fit
 
 
 class Images(Dataset[tuple[torch.Tensor, int]]):
@@ -84,7 +84,9 @@ def main() -> None:
 
     known_net, _ = network()
     fixed_net, fixed_optimizer = network()
-    x, y = next(batches(on_device, recipe, torch.Generator().manual_seed(0)))
+    generator = torch.Generator().manual_seed(0)
+    x, y = next(on_device.batches(options.batch_size, generator))
+    x = augmented(x, generator) if options.augment else x
     plain_net, plain_optimizer = network()
     plain = DataLoader(Images(data, options.augment), options.batch_size, shuffle=True)
 

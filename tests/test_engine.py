@@ -60,7 +60,7 @@ def test_float32_rounds_no_worse_than_the_plain_module(seed, scale, count):
         exact = copy.deepcopy(known).double().residual(window.double())
         plain = (known.residual(window) - exact).abs().max().item()
         folded = (Folded(known)(window) - exact).abs().max().item()
-    assert folded <= 3 * plain + 1e-7
+    assert folded <= 3 * plain + 4e-7  # a few units in the last place of a residual near 1
 
 
 def test_windows_may_have_any_strides_and_precision(hypermodel):

@@ -60,11 +60,11 @@ def test_split_is_disjoint_balanced_and_survives_the_disk(tmp_path):
 
 def test_split_without_room_for_the_real_d_minus_1():
     p = load()
-    pool = torch.arange(6).repeat(400)
+    pool = torch.arange(6).repeat(700)
     assert draw_split(pool, p.downsize, p.rate, 3, seed=0).more is None
 
 
 def test_split_names_the_parameter_when_the_pool_is_too_small():
     p = load()
-    with pytest.raises(ParamError, match=r"downsize\.source_images: got 1000; allowed: at most 300"):
+    with pytest.raises(ParamError, match=r"downsize\.source_images: got 2000; allowed: at most 300"):
         draw_split(torch.arange(6).repeat(250), p.downsize, p.rate, 3, seed=0)
