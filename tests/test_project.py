@@ -18,9 +18,10 @@ STAGES = YAML(typ="safe").load((paths.ROOT / "dvc.yaml").read_text())["stages"]
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_there_are_six_notebooks_and_six_stages():
+def test_there_is_a_notebook_a_stage_and_one_for_the_ablations():
     assert [path.stem for path in NOTEBOOKS] == [
-        "01_downsize", "02_forget", "03_meta_train", "04_predict", "05_evaluate", "06_report"
+        "01_downsize", "02_forget", "03_meta_train", "04_predict", "05_evaluate", "06_report",
+        "07_ablations",
     ]  # fmt: skip
     assert list(STAGES) == ["downsize", "forget", "meta_train", "predict", "evaluate", "report"]
 
@@ -36,11 +37,13 @@ def test_notebooks_are_stripped_and_take_parameters(path):
 @pytest.mark.parametrize("name", STAGES)
 def test_injected_sections_are_the_declared_ones(name):
     stage = STAGES[name]
-    command = stage["cmd"] if isinstance(stage["cmd"], str) else stage["cmd"][0]
-    assert re.findall(r"-p (\w+)", command) == stage["params"]
+    commands = [stage["cmd"]] if isinstance(stage["cmd"], str) else stage["cmd"]
+    assert re.findall(r"-p (\w+)", commands[0]) == stage["params"]
     assert set(stage["params"]) <= set(Params.model_fields)
-    notebook = re.search(r"notebooks/\S+", command)
-    assert notebook and notebook[0] in stage["deps"] and notebook[0].endswith(f"_{name}.ipynb")
+    assert all(set(re.findall(r"-p (\w+)", command)) <= set(stage["params"]) for command in commands)
+    run = [found[1] for command in commands if (found := re.search(r"know\.notebook (\S+)", command))]
+    assert run[0].endswith(f"_{name}.ipynb")
+    assert run == [dependency for dependency in stage["deps"] if dependency.startswith("notebooks/")]
 
 
 # What changes no result: paths, parameters (which stages declare), progress, and what only draws or words a notebook's page.
