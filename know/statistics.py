@@ -8,6 +8,7 @@ downstream seeds each, the source seeds' means are independent and normal with v
 quantile, too narrow for few seeds; the nested bootstrap resamples the few seeds there are, and is mostly too narrow.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,6 +76,37 @@ def nested_bootstrap(values: ArrayLike, confidence: float = 0.95, resamples: int
     means = matrix[outer, inner].mean(axis=(1, 2))
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Interval(float(matrix.mean()), float(low), float(high), sources)
+
+
+def mixed_model(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """The mean of ``values`` (source seeds, downstream seeds; NaN: missing) by a mixed model, a random intercept a source
+    seed, fitted by REML, with its normal interval.
+
+    Where source seeds differ no more than chance has it, their variance is estimated as 0 and the model is that of
+    independent values. ``mean_interval`` of the source seeds' means is the one to report; this is a check on it. The interval
+    has no bound where there is but one source seed, or the fit fails.
+    """
+    from statsmodels.regression.mixed_linear_model import MixedLM  # half a second, and few need it
+
+    matrix = np.asarray(values, dtype=float)
+    present, sources = ~np.isnan(matrix), len(matrix)
+    y, groups = matrix[present], np.nonzero(present)[0]
+    mean, spread = float(y.mean()), float(y.std())
+    if sources < 2 or spread < 1e-12:
+        end = 0.0 if sources > 1 else float("inf")
+        return Interval(mean, mean - end, mean + end, sources)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a variance at its boundary
+        try:
+            # In units of the spread, in which the optimiser's tolerances are meant.
+            fit = MixedLM((y - mean) / spread, np.ones_like(y), groups).fit(reml=True)
+            centre, error = float(fit.fe_params[0]), float(fit.bse_fe[0])
+        except (np.linalg.LinAlgError, ValueError):
+            centre, error = 0.0, float("nan")
+    if not np.isfinite(error):
+        return Interval(mean, float("-inf"), float("inf"), sources)
+    half = float(stats.norm.ppf(0.5 + confidence / 2)) * error
+    return Interval(mean + spread * centre, mean + spread * (centre - half), mean + spread * (centre + half), sources)
 
 
 def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, confidence: float = 0.95) -> Interval:
