@@ -20,7 +20,7 @@ MEND = "make it anew with `python scripts/sweep.py` (`--export COMMIT`: of what 
 SETTINGS = ("history_length", "rate", "source_images", "dataset", "architecture", "mode", "batchnorm")
 NUMBERS = ("gain", "half_width", "accuracy", "accuracy_half_width")
 """Shares, with 95 % half widths over ``units`` source seeds; empty where the metrics have none."""
-COLUMNS = ("ablation", "value", "cell", *SETTINGS, "method", "steps", "labels", *NUMBERS, "units")
+COLUMNS = ("ablation", "value", "experiment", *SETTINGS, "method", "steps", "labels", *NUMBERS, "units")
 TIDY = ("ablation", "value", "method", "steps", *NUMBERS, "units")
 ROWS = {
     "source_images": {"source_images": "source images", "share": "share"},
@@ -64,7 +64,7 @@ def read(file: Path | None = None) -> pd.DataFrame:
         return AblationError(f"{file}: {what}; {MEND}")
 
     try:
-        table = pd.read_csv(file, dtype={"value": str, "labels": str, "cell": str})
+        table = pd.read_csv(file, dtype={"value": str, "labels": str})
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise wrong(f"not a table: {' '.join(str(error).split())}") from None
     if lacking := [name for name in COLUMNS if name not in table]:
@@ -86,7 +86,7 @@ def note(table: pd.DataFrame) -> str:
     if table.empty:
         return "No ablation has been run: `python scripts/sweep.py` runs them and writes `data/measured/ablations.csv`."
     lacking = [name for name in ROWS if name not in set(table.ablation)]
-    text = f"{table.cell.nunique()} experiments, {_range(table.units)} source seeds each."
+    text = f"{table.experiment.nunique()} experiments, {_range(table.units)} source seeds each."
     return text + (f" Not run: {', '.join(lacking)} (`python scripts/sweep.py`)." if lacking else "")
 
 

@@ -298,7 +298,7 @@ def rows(cell: Cell, experiment: Experiment) -> Iterator[dict[str, object]]:
     setting = {
         "ablation": cell.ablation,
         "value": cell.value,
-        "cell": cell.name,
+        "experiment": experiment.name,
         "history_length": p["history_length"],
         "rate": p["rate"],
         "source_images": p["downsize"]["source_images"],
@@ -370,7 +370,8 @@ def main() -> int:
     options = parser.parse_args()
     yaml, repository = YAML(typ="safe"), Repository(paths.ROOT)
     try:
-        cells = grid(yaml.load(DEFINITION.read_text()))
+        definition = yaml.load(DEFINITION.read_text())
+        cells = grid(definition)
         names = list(dict.fromkeys(cell.ablation for cell in cells))
         if unknown := [name for name in options.ablations if name not in names]:
             raise SweepError(f"{unknown[0]}: no such ablation; allowed: {', '.join(names)}")
@@ -381,8 +382,8 @@ def main() -> int:
             state = State.of(repository, repository.commit())
             for cell in chosen:
                 done = next((s for s in ("success", "running", "queued", "failed") if state.find(cell, s)), "–")
-                settings = " ".join(override(*item) for item in cell.overrides.items())
-                print(f"{cell.ablation:16} {cell.name:26} {done:8} {settings}")
+                own = (override(*one) for one in cell.overrides.items() if one[0] not in definition["base"])
+                print(f"{cell.ablation:16} {cell.name:31} {done:8} {' '.join(own)}")
             return 0
         commit = repository.commit(options.export or "HEAD")
         if not options.export:
