@@ -416,7 +416,7 @@ def cost_table(cost: pd.DataFrame) -> pd.DataFrame:
 def forgetting_table(forgetting: pd.DataFrame, confidence: float) -> pd.DataFrame:
     """Accuracy of each Θ_k on kept, dropped, validation and test images, as text with its interval."""
     cells = forgetting.groupby(["k", "images"])["accuracy"].agg(lambda a: _estimate(a, confidence))
-    table = cells.unstack("images").reindex(columns=["kept", "dropped", "validation", "test"]).fillna("–")
+    table = cells.unstack("images").reindex(columns=["kept", "dropped", "validation", "test"]).astype(object).fillna("–")
     return table.rename_axis("k").reset_index()
 
 

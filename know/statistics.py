@@ -19,6 +19,10 @@ from scipy import stats
 from scipy.special import gammaln
 
 
+EQUAL = 1e-12
+"""Shares that differ by less are equal but for rounding."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean, half its interval's width, and how many independent units it rests on."""
@@ -92,7 +96,7 @@ def mixed_model(values: ArrayLike, confidence: float = 0.95) -> Interval:
     present, sources = ~np.isnan(matrix), len(matrix)
     y, groups = matrix[present], np.nonzero(present)[0]
     mean, spread = float(y.mean()), float(y.std())
-    if sources < 2 or spread < 1e-12:
+    if sources < 2 or spread < EQUAL:
         end = 0.0 if sources > 1 else float("inf")
         return Interval(mean, mean - end, mean + end, sources)
     with warnings.catch_warnings():
@@ -142,10 +146,11 @@ def recovery(predicted: ArrayLike, naive: ArrayLike, real: ArrayLike, confidence
 
 
 def paired_p(differences: "np.ndarray | pd.Series[float]") -> float:
-    """Two-sided p value of the paired t test that the mean difference is 0 (1 if all are 0 or there is but one)."""
+    """Two-sided p value of the paired t test that the mean difference is 0 (1 if there is but one; of equal ones 1 if they
+    are 0, else 0)."""
     array = np.asarray(differences, dtype=float)
-    if len(array) < 2 or np.all(array == 0):
-        return 1.0
+    if len(array) < 2 or np.ptp(array) < EQUAL:
+        return float(len(array) < 2 or abs(array.mean()) < EQUAL)
     return float(stats.ttest_1samp(array, 0.0).pvalue)
 
 
@@ -166,7 +171,7 @@ def effect_size(differences: ArrayLike) -> float:
     """
     array = np.asarray(differences, dtype=float)
     m = len(array) - 1
-    if m < 2 or np.ptp(array) == 0:
+    if m < 2 or np.ptp(array) < EQUAL:
         return float("nan")
     correction = np.exp(gammaln(m / 2) - gammaln((m - 1) / 2)) / np.sqrt(m / 2)
     return float(correction * array.mean() / array.std(ddof=1))

@@ -79,3 +79,108 @@ def oracle_source(truth: Mapping[Start, float]) -> pd.DataFrame:
     """``oracle_source.csv`` likewise."""
     table = transfer(truth, downstreams=1, fractions=(1.0,))
     return table.assign(seed=table.seed // 1000)[["seed", "method", "steps", "accuracy", "loss", "ece"]]
+
+
+def ablations() -> pd.DataFrame:
+    """``data/measured/ablations.csv``: a longer history helps by 0.9 points, KNOWN with half the data does not reach naïve
+    transfer with all, and at r = 0.7 it does worse."""
+    rows = []
+
+    def cell(ablation: str, value: object, gain: float, level: float, **settings: object) -> None:
+        setting = {
+            "ablation": ablation, "value": str(value), "experiment": f"{ablation}-{value}", "history_length": 5, "rate": 0.5,
+            "source_images": 2000, "dataset": "mnist", "architecture": "cnn", "mode": "sequential", "batchnorm": "copy",
+        } | settings  # fmt: skip
+        for labels in ("20", "50", "pooled"):
+            for method, steps, more in (("naive", 0, np.nan), ("known", 1, gain), ("known", 2, 2 * gain)):
+                values = {"gain": more, "half_width": 0.002, "accuracy": level + np.nan_to_num(more)}
+                row = setting | values | {"method": method, "steps": steps, "labels": labels}
+                rows.append(row | {"accuracy_half_width": 0.003, "units": 5})
+
+    for length, gain in ((2, 0.003), (5, 0.0075)):
+        cell("history_length", length, gain, 0.8, history_length=length)
+    for images, level in ((2000, 0.85), (1000, 0.8)):
+        cell("source_images", images, 0.01, level, source_images=images)
+    for rate, gain in ((0.33, 0.01), (0.5, 0.01), (0.7, -0.01)):
+        cell("rate", rate, gain, 0.8, rate=rate)
+    for value in ("cnn, mnist", "resnet, mnist"):
+        cell("architecture", value, 0.01, 0.8)
+    return pd.DataFrame(rows)
+
+
+def cost() -> pd.DataFrame:
+    """``data/measured/cost.csv``: forgetting costs less than the paper's formula, prediction more than the paper's time."""
+    return pd.DataFrame(
+        [
+            ("threads", 1, "", "a machine"),
+            ("forgetting over training, same epochs", 1.1, "", ""),
+            ("prediction per parameter", 4e-7, "s", ""),
+        ],
+        columns=["quantity", "value", "unit", "note"],
+    )
+
+
+ORACLE: dict[Start, float] = {
+    ("naive", 0): 0.0, ("more_data", 1): 0.04, ("known", 1): 0.02, ("scale_free", 1): 0.0, ("linear", 1): -0.02
+}  # fmt: skip
+HEADROOM = {0: -0.1, 1000: 0.0, 2000: 0.01, 4000: 0.03, 8000: 0.031}
+
+
+def every_table() -> dict[str, pd.DataFrame]:
+    """All tables of ``data/results`` that the report reads, small."""
+    generator, kinds = np.random.default_rng(1), ("conv", "fc", "bias")
+    predictors = {"no change": 1.0, "linear": 1.1, "KNOWN": 0.8, "scale-free KNOWN": 0.9}
+    grid = np.linspace(-1, 1, 5)
+    methods = [start for start in TRUTH if start[0] not in ("scratch", "more_data")]
+    return {
+        "transfer": transfer(),
+        "forgetting": forgetting(),
+        "source_learning": pd.DataFrame({"seed": range(5), "k": 0, "converged": True}),
+        "meta_errors": pd.DataFrame(
+            [
+                (run, "mnist", "cnn", kind, name, mae)
+                for run in ("a", "b")
+                for kind in kinds
+                for name, mae in predictors.items()
+            ],
+            columns=["run", "dataset", "architecture", "kind", "predictor", "mae"],
+        ),
+        "meta_curves": pd.DataFrame([(k, s, 1 / s) for k in kinds for s in (1, 2, 3)], columns=["kind", "step", "mae"]),
+        "predictions": pd.DataFrame(
+            [(seed, m, step, 0.8, kind, 0.9, 1.0, 0.1) for seed in range(5) for m, step in methods for kind in kinds],
+            columns="seed method step source_accuracy kind norm_ratio step_ratio step_cosine".split(),  # noqa: SIM905
+        ),
+        "selection": pd.DataFrame(
+            {"method": "shrink_perturb", "candidate": [0, 1], "options": ["shrink=0.4", "shrink=0.6"]}
+            | {"accuracy": [0.7, 0.72], "half_width": 0.01, "units": 5, "chosen": [False, True]}
+        ),
+        "oracle": transfer(ORACLE),
+        "oracle_source": oracle_source(ORACLE),
+        "geometry": geometry({"known": 0.1, "scale_free": 0.3, "linear": -0.1}),
+        "steps": pd.DataFrame(
+            [(m, k, *generator.normal(size=2)) for m in ("known", "linear") for k in kinds for _ in range(30)],
+            columns=["method", "kind", "predicted", "real"],
+        ),
+        "headroom": headroom(HEADROOM),
+        "landscape": pd.DataFrame([(x, y, 1 + x * x + y * y) for x in grid for y in grid], columns=["x", "y", "loss"]),
+        "landscape_points": pd.DataFrame(
+            [("theta", k, -0.2 * k, 0.1 * k, 1.0) for k in range(5)]
+            + [("known", step, 0.2 * step, 0.0, 1.0) for step in (1, 2, 3)],
+            columns=["method", "steps", "x", "y", "loss"],
+        ),
+        "landscape_axes": pd.DataFrame({"axis": ["x", "y"], "share": [0.7, 0.2]}),
+        "learning_curves": pd.DataFrame(
+            [
+                (m, s, fraction, paired_seed(source, 0), epoch, 0.5 + 0.1 * epoch, 1.0)
+                for m, s in (("scratch", 0), ("naive", 0), ("known", 1))
+                for fraction in (0.4, 1.0)
+                for source in range(5)
+                for epoch in range(4)
+            ],
+            columns=["method", "steps", "fraction", "seed", "epoch", "accuracy", "loss"],
+        ),
+        "response": pd.DataFrame(
+            [(k, x, y, -0.1 * x + y, y) for k in kinds for x in grid for y in grid],
+            columns=["kind", "level", "slope", "residual", "linear"],
+        ),
+    }

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from know import claims, figures, oracle, paths, report
+from know import ablations, claims, figures, oracle, paths, report
 from know.experiment.results import read_csv, write_csv
 from know.params import Params
 from know.statistics import Interval
@@ -36,8 +36,8 @@ STAGES = (
     "response",
 )
 """Tables of the stages before."""
-MEASURED = ("ablations", "cost")
-"""Tables in ``data/measured``, made by scripts on some machine and committed."""
+COST = paths.DATA / "measured" / "cost.csv"
+"""What ``scripts/measure_cost.py`` measured on some machine; it is committed, as the ablations are."""
 ALWAYS = ("transfer", "forgetting", "source_learning", "meta_errors", "meta_curves", "predictions")
 TRANSFER_COLUMNS = ["source", "arch", "downstream", "method", "steps", "fraction", "seed", "accuracy"]
 
@@ -66,11 +66,10 @@ FIGURE_CAPTIONS = {
 """Of every figure, in the order of the index: the paper's, then the supplementary ones."""
 
 TABLE_CAPTIONS = {
-    "ablation_source_images": "T1. Transfer by method, step and share of the source data: downstream accuracy (%), and in "
-    "brackets the gain over naïve transfer in points with its interval, pooled over the numbers of labels.",
-    "ablation_architecture": "T2. Architecture and data set; entries as in T1.",
-    "ablation_history_length": "T3. History length S, with a hyper-model meta-trained for each; entries as in T1.",
-    "ablation_rate": "T4. Sampling rate r; a step stands for 1/r times the data. Entries as in T1.",
+    "ablation_source_images": f"T1. {ablations.CAPTIONS['source_images']}",
+    "ablation_architecture": f"T2. {ablations.CAPTIONS['architecture']}",
+    "ablation_history_length": f"T3. {ablations.CAPTIONS['history_length']}",
+    "ablation_rate": f"T4. {ablations.CAPTIONS['rate']}",
     "controls": "T5. KNOWN and scale-free KNOWN against every control and every other method at the same step: difference in "
     "points of accuracy, pooled over numbers of labels, with its interval over source seeds; p value of the paired t test, "
     "with Holm's correction over the table, which the verdict goes by; Hedges' g.",
@@ -96,9 +95,8 @@ TABLE_CAPTIONS = {
     "source seeds) and by kind.",
     "geometry_layers": "S8. The same, by layer.",
     "recovery": "S9. Recovery ratio on the main track, whose real Θ₋₁ was trained independently, with Fieller's interval.",
-    "ablation_batchnorm": "S10. The rule for BatchNorm layers, the same for every start; entries as in T1.",
-    "ablation_mode": "S11. Θₖ fine-tuned from Θₖ₋₁ (sequential) or each from the initial weights (restart, as the released "
-    "script does); entries as in T1.",
+    "ablation_batchnorm": f"S10. {ablations.CAPTIONS['batchnorm']}",
+    "ablation_mode": f"S11. {ablations.CAPTIONS['mode']}",
     "selection": "S12. What was chosen on downstream validation images, for each method with a choice.",
     "forgetting": "S13. Accuracy (%) of Θₖ: mean and interval over source seeds.",
     "meta_validation": "S14. Mean absolute error on held-out runs relative to no change: median over runs.",
@@ -148,6 +146,13 @@ class Story:
         style = table.style.hide(axis="index").set_uuid(name).format(precision=3).set_caption(TABLE_CAPTIONS[name])
         return style.set_table_attributes('class="wrap"')
 
+    def _oracle_figure(self) -> Figure:
+        gains = oracle.oracle_gains(self["oracle"], self.params.report.confidence)
+        return figures.oracle(gains.rename(columns={"method": "start"}))
+
+    def _ablation(self, name: str) -> pd.DataFrame:
+        return ablations.ablation_table(self["ablations"], name)
+
     def figure_makers(self) -> dict[str, tuple[tuple[str, ...], Callable[[], Figure]]]:
         p, t = self.params, self.tables
         rate, confidence, images = p.rate, p.report.confidence, p.downsize.source_images
@@ -164,14 +169,14 @@ class Story:
                 lambda: figures.learning_curves(self._labelled("learning_curves"), confidence),
             ),
             "steps": (("steps", "geometry"), lambda: figures.steps(t["steps"], t["geometry"])),
-            "ablations": (("ablations",), lambda: figures.ablations(t["ablations"])),
+            "ablations": (("ablations",), lambda: figures.ablations(ablations.tidy(t["ablations"]))),
             "response": (("response",), lambda: figures.response(t["response"])),
             "gains": ((), lambda: figures.gains(self.summary, rate)),
             "headroom": (
                 ("headroom",),
                 lambda: figures.headroom(self._labelled("headroom"), images, rate, confidence),
             ),
-            "oracle": (("oracle",), lambda: figures.oracle(oracle.oracle_gains(t["oracle"], confidence))),
+            "oracle": (("oracle",), self._oracle_figure),
             "meta_validation": ((), lambda: figures.meta_validation(t["meta_errors"], t["meta_curves"])),
             "predictions": ((), lambda: figures.predictions(t["predictions"], rate, confidence)),
         }
@@ -184,6 +189,7 @@ class Story:
         p, t = self.params, self.tables
         rate, confidence, labels = p.rate, p.report.confidence, p.evaluate.labels
         return {
+            **{f"ablation_{name}": (("ablations",), partial(self._ablation, name)) for name in ablations.ROWS},
             "controls": ((), lambda: report.controls(t["transfer"], rate, confidence)),
             "cost": (("cost",), lambda: report.cost_table(t["cost"])),
             "claims": ((), lambda: self.claim_table),
@@ -287,8 +293,10 @@ def read(params: Params) -> Story:
     tables = {
         name: read_csv(f"{name}.csv") for name in STAGES if name in ALWAYS or (paths.RESULTS / f"{name}.csv").exists()
     }
-    files = {name: paths.DATA / "measured" / f"{name}.csv" for name in MEASURED}
-    return Story(params, tables | {name: pd.read_csv(file) for name, file in files.items() if file.exists()})
+    tables["ablations"] = ablations.read()
+    if COST.exists():
+        tables["cost"] = pd.read_csv(COST)
+    return Story(params, tables)
 
 
 def run(params: Params) -> list[str]:
