@@ -72,7 +72,7 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
 def _gain(estimate: Estimate, sign: int = 1) -> Finding:
     """Of a difference of accuracies claimed to be positive (``sign`` 1) or negative (-1)."""
     middle, half = sign * estimate.mean, estimate.half_width
-    return Finding(f"{points(estimate)} points (n = {estimate.units})", judged(middle - half, middle + half))
+    return Finding(f"{points(estimate)} points (n={estimate.units})", judged(middle - half, middle + half))
 
 
 def beats(results: Results, method: str, rival: str, steps: Sequence[int] | None = None) -> Finding:
@@ -225,7 +225,7 @@ def _recovers(table: pd.DataFrame | None, method: str, confidence: float) -> Fin
     units = pooled(table)
     helps = difference(units, MORE, NAIVE).mean() > 0  # of a gain below 0 there is nothing to recover
     low, high = (ratio.low, ratio.high) if ratio.bounded and helps else (-1.0, 1.0)
-    return Finding(f"{ratio_text(ratio)} (n = {ratio.units})", judged(low, high))
+    return Finding(f"{ratio_text(ratio)} (n={ratio.units})", judged(low, high))
 
 
 def _points_the_right_way(results: Results, method: str) -> Finding:
@@ -236,7 +236,7 @@ def _points_the_right_way(results: Results, method: str) -> Finding:
     if rows.empty:
         return NOT_TESTED
     cosine = mean_interval(rows, results.confidence)
-    text = f"cosine {number(cosine.mean, cosine.half_width, 2, True)} (n = {cosine.units})"
+    text = f"cosine {number(cosine.mean, cosine.half_width, 2, True)} (n={cosine.units})"
     return Finding(text, judged(cosine.mean - cosine.half_width, cosine.mean + cosine.half_width))
 
 
@@ -287,7 +287,7 @@ def table(results: Results) -> pd.DataFrame:
         _falls_below(results, "task_vector"),
     )
     paper(
-        f"KNOWN {virtual(1, results.rate)} beats naïve transfer from really so much data",
+        f"KNOWN {virtual(1, results.rate)} beats naïve transfer from {virtual(1, results.rate)} the data, really",
         RESNET,
         "+0.18 points (×2)",
         beats(results, "known", "more_data", [1]),

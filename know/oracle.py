@@ -180,8 +180,8 @@ def calibration_table(source: pd.DataFrame | None, oracle: pd.DataFrame, confide
                 if start in units.index:
                     estimate = mean_interval(units.loc[start].dropna(), confidence)
                     row[column] = number(factor * estimate.mean, factor * estimate.half_width, digits)
-            if task == "source" and before:
-                row["source recovery"] = ratio_text(ratios.get(start))
+                if (task, name) == ("source", "accuracy"):
+                    row["source recovery"] = ratio_text(ratios.get(start))
         rows.append(row)
     return pd.DataFrame(rows).fillna("–")
 

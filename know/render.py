@@ -93,12 +93,13 @@ def _in_order(folder: Path, suffix: str, captions: dict[str, str]) -> list[Path]
 
 
 def _html(path: Path) -> str:
-    """A table that is meant to be read, its long text wrapped; others are only linked."""
+    """A table that is meant to be read, its long text wrapped and its words aligned left; others are only linked."""
     if not path.with_suffix(".md").exists():
         return ""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    wraps = any(table[column].str.len().max() > 34 for column in table)
-    return table.to_html(index=False, border=0, classes="wrap" if wraps else None)
+    words = [f"words{i}" for i, column in enumerate(table, start=1) if table[column].str.contains("[^\\W\\d]{3}").any()]
+    wraps = ["wrap"] if any(table[column].str.len().max() > 34 for column in table) else []
+    return table.to_html(index=False, border=0, classes=[*words, *wraps])
 
 
 def render(executed: Sequence[Path], reports: Path) -> None:

@@ -214,11 +214,11 @@ def _comparison_table(found: pd.DataFrame, rate: float) -> pd.DataFrame:
             "data": [data_of(start, rate) for start in found.start],
             "against": [label(method) for method, _ in found.other],
             "difference": [percent(row.gain, row.half_width, True) for row in found.itertuples()],
+            "verdict": found.verdict,
             "p": found.p.map(p_text),
             "p, Holm": found.p_holm.map(p_text),
-            "effect size": [number(effect, digits=2, signed=True) for effect in found.effect],
-            "source seeds": found.units,
-            "verdict": found.verdict,
+            "g": [number(effect, digits=2, signed=True) for effect in found.effect],
+            "n": found.units,
         }
     )
 
@@ -416,7 +416,9 @@ def cost_table(cost: pd.DataFrame) -> pd.DataFrame:
 def forgetting_table(forgetting: pd.DataFrame, confidence: float) -> pd.DataFrame:
     """Accuracy of each Θ_k on kept, dropped, validation and test images, as text with its interval."""
     cells = forgetting.groupby(["k", "images"])["accuracy"].agg(lambda a: _estimate(a, confidence))
-    table = cells.unstack("images").reindex(columns=["kept", "dropped", "validation", "test"]).astype(object).fillna("–")
+    table = (
+        cells.unstack("images").reindex(columns=["kept", "dropped", "validation", "test"]).astype(object).fillna("–")
+    )
     return table.rename_axis("k").reset_index()
 
 

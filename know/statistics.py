@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.special import gammaln
 
-
 EQUAL = 1e-12
 """Shares that differ by less are equal but for rounding."""
 

@@ -35,7 +35,7 @@ def test_parts_decide_together():
 def test_known_against_naive(gain, verdict):
     found = row(results({**TRUTH, ("known", 1): gain}, noise=0.002), "KNOWN ×2 beats naïve transfer")
     assert found.verdict == verdict and found["paper's figure"] == "+0.60 points"
-    assert float(found.ours.split()[0]) == pytest.approx(100 * gain, abs=0.2) and found.ours.endswith("points (n = 5)")
+    assert float(found.ours.split()[0]) == pytest.approx(100 * gain, abs=0.2) and found.ours.endswith("points (n=5)")
 
 
 def test_the_truth_of_each_start_is_found():
@@ -43,7 +43,7 @@ def test_the_truth_of_each_start_is_found():
     for start, verdict in {
         "Test accuracy falls": "holds", "The gain grows": "holds", "KNOWN beats linear": "holds",
         f"KNOWN beats {label('tsv')}": "not tested here", "The task vector falls below": "holds",
-        "KNOWN ×2 beats naïve transfer from really": "does not hold", "KNOWN has 9,425": "holds",
+        "KNOWN ×2 beats naïve transfer from ×2": "does not hold", "KNOWN has 9,425": "holds",
         f"KNOWN beats {label('shrunk')}": "does not hold", f"KNOWN beats {label('shrink_perturb')}": "does not hold",
         f"KNOWN beats {label('trained_on')}": "holds", "Scale-free KNOWN beats naïve": "not clear",
         "There is headroom": "holds", "Segmentation": "not tested here",
@@ -59,7 +59,7 @@ def test_claims_of_a_fall():
 
 def test_one_source_seed_decides_nothing():
     rows = table(results(sources=1, noise=0.01))
-    tested = rows[rows.ours.str.contains("n = 1")]
+    tested = rows[rows.ours.str.contains("n=1")]
     assert len(tested) > 8 and set(tested.verdict) == {"not clear"}
 
 

@@ -79,7 +79,7 @@ def test_numbers_as_text(found, text):
 def test_every_start_is_compared_with_naive_once_a_step():
     table = report.comparisons(transfer(), 0.5, 0.95)
     starts = [start for start in TRUTH if start[0] not in ("naive", "scratch", "more_data")]
-    assert len(table) == len(starts) and set(table["source seeds"]) == {5}
+    assert len(table) == len(starts) and set(table.n) == {5}
     at = table.set_index(["start", "data"])
     for method, steps in starts:
         row, truth = at.loc[(label(method), report.data_of((method, steps), 0.5))], TRUTH[method, steps]
@@ -214,7 +214,7 @@ def test_nothing_to_recover_is_unbounded():
 def test_calibration_and_loss_stand_beside_accuracy():
     table = oracle.calibration_table(oracle_source(ORACLE), transfer(ORACLE), 0.95)
     assert list(table) == [
-        "start", "source accuracy (%)", "source loss", "source ECE (%)", "source recovery", "downstream loss", "downstream ECE (%)",
+        "start", "source accuracy (%)", "source recovery", "source loss", "source ECE (%)", "downstream loss", "downstream ECE (%)",
     ]  # fmt: skip
     known = table.set_index("start").loc["KNOWN"]
     assert known["source accuracy (%)"].startswith("86.") and known["source loss"].startswith("0.1")

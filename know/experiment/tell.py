@@ -72,7 +72,7 @@ TABLE_CAPTIONS = {
     "ablation_rate": f"T4. {ablations.CAPTIONS['rate']}",
     "controls": "T5. KNOWN and scale-free KNOWN against every control and every other method at the same step: difference in "
     "points of accuracy, pooled over numbers of labels, with its interval over source seeds; p value of the paired t test, "
-    "with Holm's correction over the table, which the verdict goes by; Hedges' g.",
+    "with Holm's correction over the table, which the verdict goes by; Hedges' g; n source seeds.",
     "cost": "T6. What it costs: time and memory, as measured on the machine named.",
     "claims": "T7. Claims of the paper, and our doubts, beside what this run says: pooled accuracy, interval, source seeds (n). "
     "The verdict is computed: a difference holds if its interval excludes 0 in the claimed direction, does not hold if it "
@@ -81,10 +81,9 @@ TABLE_CAPTIONS = {
     "interval over source seeds.",
     "comparisons": "S2. Each start against naïve transfer, pooled over numbers of labels: difference in points with its "
     "interval over source seeds, p value of the paired t test, with Holm's correction over the table, which the verdict goes "
-    "by; Hedges' g.",
+    "by; Hedges' g; n source seeds.",
     "controls_check": "S3. The differences of T5 by three analyses: Student's t over source seeds, the nested bootstrap, and "
-    "a mixed model with a random intercept a source seed (95 % or as the parameters say; the last two are mostly too narrow "
-    "for few seeds).",
+    "a mixed model with a random intercept a source seed (the last two are mostly too narrow for few seeds).",
     "headroom": "S4. Headroom: downstream accuracy (%) of nets really trained on so many source images (0: from scratch), and "
     "the pooled gain in points.",
     "oracle": "S5. Where the next point is known, after fine-tuning: downstream accuracy (%), pooled gain in points over the "
