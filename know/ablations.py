@@ -67,12 +67,14 @@ def read(file: Path | None = None) -> pd.DataFrame:
         table = pd.read_csv(file, dtype={"value": str, "labels": str})
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise wrong(f"not a table: {' '.join(str(error).split())}") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too many for an index
+        raise wrong("lines have more entries than the header")
     if lacking := [name for name in COLUMNS if name not in table]:
         raise wrong(f"lacks the column {lacking[0]}")
     for name in (*NUMBERS, "history_length", "rate", "source_images", "steps", "units"):
         numbers = pd.to_numeric(table[name], errors="coerce")
         if (bad := table[name].notna() & ~np.isfinite(numbers)).any():
-            raise wrong(f"line {bad.idxmax() + 2}: {name} is {table[name][bad.idxmax()]!r}, not a number")
+            raise wrong(f"line {bad.idxmax() + 2}: {name} is {str(table[name][bad.idxmax()])!r}, not a number")
         if name not in NUMBERS and numbers.isna().any():
             raise wrong(f"line {numbers.isna().idxmax() + 2}: {name} is empty")
         table[name] = numbers
