@@ -128,6 +128,7 @@ class Repository:
     def call(self, *command: str, log: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command here; what it prints is captured, or goes to ``log``."""
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        environment.pop("PYTHONPATH", None)  # a package on it would be imported before the experiment's own
         if log is None:
             return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
         log.parent.mkdir(parents=True, exist_ok=True)
