@@ -110,6 +110,13 @@ def tidy(table: pd.DataFrame, labels: str = "pooled") -> pd.DataFrame:
     return rows[list(TIDY)].assign(value=[_value(text) for text in rows.value])
 
 
+def curves(table: pd.DataFrame) -> pd.DataFrame:
+    """The tidy rows of those ablations whose values are numbers, which a figure can draw as lines."""
+    rows = tidy(table)
+    words = rows.value.map(lambda value: isinstance(value, str))
+    return rows[~rows.ablation.isin(rows.ablation[words])].reset_index(drop=True)
+
+
 def _value(text: str) -> int | float | str:
     for kind in (int, float):
         try:

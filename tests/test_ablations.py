@@ -278,6 +278,7 @@ def test_the_tidy_table_is_pooled_and_has_numbers_for_values(table):
         "ablation", "value", "method", "steps", "gain", "half_width", "accuracy", "accuracy_half_width", "units",
     ]  # fmt: skip
     assert tidy.value.tolist() == [2000, 2000, 500, 500, 0.5, 0.25, "resnet, mnist"]
+    assert ablations.curves(table).equals(tidy[:-1])
     assert tidy.gain[1] == 0.004 and tidy.half_width[1] == 0.002
 
 
@@ -286,6 +287,7 @@ def test_without_the_file_everything_is_empty_and_says_how_to_make_it(tmp_path):
     assert "python scripts/sweep.py" in ablations.note(table)
     assert all(one.empty for one in ablations.tables(table).values())
     assert list(ablations.tidy(table)) == list(ablations.TIDY) and ablations.tidy(table).empty
+    assert ablations.curves(table).empty
 
 
 @pytest.mark.parametrize(
