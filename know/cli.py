@@ -11,7 +11,7 @@ import typer
 
 from know import paths
 from know.params import ParamError, Params, load
-from know.predictors import PREDICTORS, Known, chosen
+from know.predictors import PREDICTORS, Known, option_named
 
 app = typer.Typer(
     help="Knowledge-overflowed weights by retrodiction of forgetting.",
@@ -187,7 +187,7 @@ def predict(
         name, equals, options[name] = given.partition("=")
         if not equals:
             raise typer.BadParameter(f"{given!r}; allowed: NAME=VALUE", param_hint="--option")
-    predictor = chosen(PREDICTORS, "method", method, options)
+    predictor = option_named(PREDICTORS, "method", method, options)
     import torch
 
     from know.checkpoints import Checkpoint, predict_files

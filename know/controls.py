@@ -12,22 +12,23 @@ control               start, for each predicted step              a method that 
                       step's norm
 ``flipped``           Θ_0 - (Θ̂ - Θ_0)                             the line of the step, not its sense: towards
                                                                   forgetting would do as well
+``trained_on``        Θ_0 trained on D_0 for as many images as    compute: training on would have done as well
+                      the forgetting runs have seen
 ====================  ==========================================  ================================================
 
-The sixth, Θ_0 trained on for what the forgetting runs cost, isolates compute: ``extra_compute`` says for how long. The
-rule for BatchNorm is applied to all of them as to the methods. Like ``know.predictors``, this module does not import
+The rule for BatchNorm is applied to all of them as to the methods. Like ``know.predictors``, this module does not import
 torch before it has work to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import Field
 
-from know.predictors import Options, by_name, chosen
+from know.predictors import Options, by_name, option_named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +44,8 @@ class Case:
 
     ``trajectory``: Θ_{S-1}, …, Θ_0. ``predictor``, and what it ``predicted`` from them: Θ̂_{-1}, Θ̂_{-2}, …
     ``fresh``: a freshly initialised net's state. ``seed``: of the random directions, the same on every device.
+    ``trained_on``: Θ_0 after the forgetting runs' compute on D_0, if that was done. ``methods``: what other methods
+    predicted, by the name of their start.
     """
 
     trajectory: Sequence[State]
@@ -50,6 +53,8 @@ class Case:
     predicted: Sequence[State]
     fresh: State
     seed: int
+    trained_on: State | None = None
+    methods: Mapping[str, Sequence[State]] = field(default_factory=dict)
 
     @property
     def theta_0(self) -> State:
@@ -57,14 +62,16 @@ class Case:
 
 
 class Control(Options):
-    """A control with a name; maps a case to as many states as were predicted, or to one if ``once``.
+    """A control with a name; maps a case to as many states as were predicted, or to one if it knows no steps.
 
-    States have Θ_0's keys, shapes and dtypes; buffers are Θ_0's.
+    States have Θ_0's keys, shapes and dtypes; buffers are Θ_0's, but for ``trained_on``.
     """
 
-    once: ClassVar[bool] = False
-
     control: str
+
+    @property
+    def chosen(self) -> str:
+        return self.control
 
     def __call__(self, case: Case) -> list[State]:
         raise NotImplementedError
@@ -84,22 +91,24 @@ class Shrunk(Control):
 class ShrinkPerturb(Control):
     """Shrink and perturb: θ ← λ·θ_0 + σ·fresh, all weights alike (Ash & Adams, NeurIPS 2020).
 
-    λ = ``shrink`` and σ = ``perturb`` are to be chosen on validation data. It knows nothing of the prediction.
+    λ = ``shrink`` and σ = ``perturb`` are to be chosen on validation data. It knows nothing of the prediction. With ``of``
+    the name of a method's start it does the same to that method's predictions: what they add to the best shrinkage.
     """
-
-    once: ClassVar[bool] = True
 
     control: Literal["shrink_perturb"] = "shrink_perturb"
     shrink: Annotated[float, Field(ge=0, le=1)]
     perturb: Annotated[float, Field(ge=0)]
+    of: str = "naive"
 
     def __call__(self, case: Case) -> list[State]:
         theta_0 = case.theta_0
-        mixed = {
-            name: self.shrink * theta_0[name].float() + self.perturb * case.fresh[name].float()
-            for name in _kinds(theta_0)
-        }
-        return [_start(theta_0, mixed)]
+        return [
+            _start(
+                theta_0,
+                {n: self.shrink * state[n].float() + self.perturb * case.fresh[n].float() for n in _kinds(theta_0)},
+            )
+            for state in ([theta_0] if self.of == "naive" else case.methods[self.of])
+        ]
 
 
 class Repeated(Control):
@@ -145,6 +154,21 @@ class Flipped(Control):
         ]
 
 
+class TrainedOn(Control):
+    """Θ_0 trained on: not a step of the weights but of training, for the same compute (``forgetting.extra_compute``).
+
+    Raises:
+        ValueError: the case has no such weights.
+    """
+
+    control: Literal["trained_on"] = "trained_on"
+
+    def __call__(self, case: Case) -> list[State]:
+        if case.trained_on is None:
+            raise ValueError("trained_on: Θ_0 was not trained on; it needs the data")
+        return [case.trained_on]
+
+
 def _kinds(state: State) -> dict[str, Kind]:
     """Each weight's kind; no buffers."""
     from know.kinds import kinds_of
@@ -166,17 +190,10 @@ def _start(theta_0: State, weights: Mapping[str, Tensor]) -> State:
     return {name: weights[name].to(t.dtype) if name in weights else t.clone() for name, t in theta_0.items()}
 
 
-def extra_compute(rate: float, history_length: int) -> float:
-    """Images that the forgetting runs see, relative to as many epochs on D_0: Σ_{k=1}^{S-1} r^k = r(1 - r^{S-1})/(1 - r).
-
-    So Θ_0 trained on for this many times a forgetting run's epochs has had the same compute: 0.94 at r = 0.5, S = 5.
-    (The paper's (1 - r^{S-1})/(1 - r) is 1/r times as much: it counts from |D_0| on.)
-    """
-    return sum(rate**k for k in range(1, history_length))
-
-
 AnyControl = Annotated[
-    Annotated[Shrunk | ShrinkPerturb | Repeated | RandomDirection | Flipped, Field(discriminator="control")],
+    Annotated[
+        Shrunk | ShrinkPerturb | Repeated | RandomDirection | Flipped | TrainedOn, Field(discriminator="control")
+    ],
     by_name("control"),
 ]
 """A field of this type takes a name, ``flipped``, or one with options, ``{control: shrink_perturb, shrink: 0.6, …}``."""
@@ -188,5 +205,5 @@ CONTROLS: dict[str, type[Control]] = {
 
 
 def control(name: str, **options: object) -> Control:
-    """The control of this name with these options. Raises ValueError: one line, as ``know.predictors.chosen``."""
-    return chosen(CONTROLS, "control", name, options)
+    """The control of this name with these options. Raises ValueError: one line, as ``know.predictors.option_named``."""
+    return option_named(CONTROLS, "control", name, options)

@@ -260,29 +260,31 @@ def _known_job(job: _KnownJob) -> tuple[State, Curve]:
     return known.state_dict(), curve
 
 
-def train_hypermodel(
+def train_hypermodels(
     training: Sequence[RunFile],
     held_out: Sequence[RunFile],
     history_length: int,
     options: KnownTraining,
     seed: int,
     compute: Compute,
-    scale: Scale = "none",
+    scales: Sequence[Scale] = ("none",),
     resume: Path | None = None,
-) -> tuple[HyperModel, dict[Kind, Curve]]:
-    """Meta-train a KNOWN for each kind on files of weight paths, and follow each on the held-out ones."""
+) -> tuple[dict[Scale, HyperModel], dict[Scale, dict[Kind, Curve]]]:
+    """Meta-train a KNOWN for each scale and kind on files of weight paths, and follow each on the held-out ones."""
     for kind in KINDS:
         if not any(kind in run.sizes for run in training):
             raise LayoutError(f"{training[0].path.parent}: no run to learn from has {DATASETS[kind]}")
     jobs = [
         _KnownJob(tuple(training), tuple(held_out), kind, history_length, options, seed, scale, compute)
+        for scale in scales
         for kind in KINDS
     ]
-    fitted = run_all(_known_job, jobs, compute, "KNOWN", resume)
-    model = HyperModel(history_length, f"meta-trained on {len(training)} runs", scale)
-    for kind, (state, _) in zip(KINDS, fitted, strict=True):
-        model.of(kind).load_state_dict(state)
-    return model.eval(), {kind: curve for kind, (_, curve) in zip(KINDS, fitted, strict=True)}
+    models = {scale: HyperModel(history_length, f"meta-trained on {len(training)} runs", scale) for scale in scales}
+    curves: dict[Scale, dict[Kind, Curve]] = {scale: {} for scale in scales}
+    for job, (state, curve) in zip(jobs, run_all(_known_job, jobs, compute, "KNOWN", resume), strict=True):
+        models[job.scale].of(job.kind).load_state_dict(state)
+        curves[job.scale][job.kind] = curve
+    return {scale: model.eval() for scale, model in models.items()}, curves
 
 
 @torch.no_grad()
@@ -315,15 +317,16 @@ def from_folder(folder: Path, params: Params, scale: Scale = "none") -> tuple[Hy
         raise LayoutError(f"{folder}: {len(runs)} runs; more than meta_train.runs.held_out = {count} are needed")
     random.Random(params.meta_train.seed).shuffle(runs)
     training, held_out = split_runs(runs, count)
-    model, _ = train_hypermodel(
+    models, _ = train_hypermodels(
         training,
         held_out,
         params.history_length,
         params.meta_train.known,
         params.meta_train.seed,
         params.compute,
-        scale,
+        [scale],
     )
+    model = models[scale]
     predictors: dict[str, Predictor] = {"no change": no_change, "linear": linear, "KNOWN": model}
     rows = [
         {"kind": kind} | errors(run, kind, params.history_length, predictors) for run in held_out for kind in run.sizes

@@ -5,13 +5,15 @@ depend on a parameter that DVC does not know of.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -22,8 +24,8 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML, YAMLError
 
 from know import paths
-from know.controls import CONTROLS, AnyControl
-from know.predictors import PREDICTORS, AnyPredictor
+from know.controls import CONTROLS, AnyControl, ShrinkPerturb
+from know.predictors import PREDICTORS, AnyPredictor, Known
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -89,6 +91,7 @@ class Downsize(Section):
     downstream_classes: Classes
     source_images: Count
     validation_images: Count
+    headroom_images: Annotated[tuple[Count, ...], AfterValidator(_distinct)]
     source_seeds: Seeds
 
     @model_validator(mode="after")
@@ -164,28 +167,78 @@ class KnownTraining(Section):
 
 
 class MetaTrain(Section):
+    """The meta-dataset and what is learned from it.
+
+    ``variants``: hyper-models trained beside KNOWN on the same windows, scaled as ``know.hypermodel.Scale`` says.
+    """
+
     datasets: Annotated[tuple[Dataset, ...], Field(min_length=1), AfterValidator(_distinct)]
     architectures: Annotated[tuple[Architecture, ...], Field(min_length=1), AfterValidator(_distinct)]
     runs: MetaRuns
     known: KnownTraining
+    variants: Annotated[tuple[Literal["path", "wnn"], ...], AfterValidator(_distinct)]
     seed: Seed
 
 
-class Predict(Section):
-    """Retrodiction past Θ_0."""
+def _combinations(given: object) -> object:
+    """An entry with lists among its options as one entry for each combination; another entry as the only one."""
+    if isinstance(given, list | tuple):  # done before
+        return given
+    if not isinstance(given, Mapping):
+        return (given,)
+    lists = {key: value for key, value in given.items() if isinstance(value, list)}
+    return tuple(dict(given) | dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
 
-    methods: tuple[AnyPredictor, ...]
-    controls: tuple[AnyControl, ...]
+
+def candidate_names(candidates: Sequence[AnyPredictor | AnyControl]) -> list[str]:
+    """What the candidates' starts are called: the start's name, and a number behind a dot if there are several."""
+    name = candidates[0].start
+    return [name] if len(candidates) == 1 else [f"{name}.{i}" for i in range(len(candidates))]
+
+
+RESERVED = {"naive", "scratch", "more_data"}
+"""Starts that there are without asking."""
+
+
+class Predict(Section):
+    """Retrodiction past Θ_0.
+
+    Each method and control is a tuple of candidates: just one, unless an option was given as a list. Of several one is
+    chosen on downstream validation images.
+    """
+
+    methods: tuple[Annotated[tuple[AnyPredictor, ...], Field(min_length=1), BeforeValidator(_combinations)], ...]
+    controls: tuple[Annotated[tuple[AnyControl, ...], Field(min_length=1), BeforeValidator(_combinations)], ...]
     steps: Annotated[int, Field(ge=1, le=10)]
     batchnorm: Literal["copy", "predict", "reset", "re-estimate"]
 
+    @property
+    def starts(self) -> dict[str, tuple[AnyPredictor | AnyControl, ...]]:
+        """The candidates of each start, by its name."""
+        return {candidates[0].start: candidates for candidates in (*self.methods, *self.controls)}
+
     @model_validator(mode="after")
     def _named_once(self) -> Self:
-        names = [one.method for one in self.methods] + [one.control for one in self.controls]
-        if "known" not in names:
-            raise ValueError(f"methods: got {names}; allowed: known among them, whose steps the controls are held to")
-        if taken := [name for name in names if name == "naive" or names.count(name) > 1]:
-            raise ValueError(f"methods: got {taken[0]!r}; allowed: each name once; naive is always a start")
+        single = {candidates[0].start for candidates in self.methods if len(candidates) == 1}
+        names = [candidates[0].start for candidates in (*self.methods, *self.controls)]
+        if "known" not in single:
+            raise ValueError(
+                f"methods: got {names}; allowed: known among them, without candidates: the controls are held to its steps"
+            )
+        if taken := [name for name in names if name in RESERVED or names.count(name) > 1]:
+            raise ValueError(
+                f"methods: got {taken[0]!r}; allowed: each name once (name: gives another one), none of"
+                f" {', '.join(sorted(RESERVED))}"
+            )
+        for candidates in (*self.methods, *self.controls):
+            if len({one.start for one in candidates}) > 1:
+                raise ValueError(f"methods: got {candidates[0].start!r} among others; allowed: candidates of one name")
+            for one in candidates:
+                if isinstance(one, ShrinkPerturb) and one.of not in single | {"naive"}:
+                    raise ValueError(
+                        f"controls: got {one.start} of {one.of!r}; allowed: of naive, or a method without candidates:"
+                        f" {', '.join(sorted(single))}"
+                    )
         return self
 
 
@@ -207,6 +260,7 @@ class Evaluate(Section):
     fractions: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1), AfterValidator(_distinct)
     ]
+    validation_images: Count
     downstream_seeds: Seeds
     fine_tuning: FineTuning
 
@@ -243,6 +297,14 @@ class Params(Section):
                 f" = {self.downsize.source_images} in the smallest subset; allowed: one that leaves {classes} or more"
                 f" (one a class)"
             )
+        for start, candidates in self.predict.starts.items():
+            for one in candidates:
+                missing = isinstance(one, Known) and not one.hypermodel and one.variant
+                if missing and missing not in self.meta_train.variants:
+                    raise ValueError(
+                        f"predict.methods: got {start}, of the variant {missing!r}; allowed: those in meta_train.variants ="
+                        f" {list(self.meta_train.variants)}"
+                    )
         if length >= self.meta_train.runs.subsets:
             raise ValueError(
                 f"history_length: got {length}; allowed: less than meta_train.runs.subsets ="
@@ -260,7 +322,9 @@ class Params(Section):
 
 def _line(error: ErrorDetails) -> str:
     """One of pydantic's errors as one line: key, given, allowed."""
-    key = ".".join(str(part) for part in error["loc"])
+    # An entry of methods or controls holds candidates, which the file does not number.
+    loc = [part for i, part in enumerate(error["loc"]) if not (i == 3 and isinstance(part, int))]
+    key = ".".join(str(part) for part in loc)
     reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         *parents, name = error["loc"]

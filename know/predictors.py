@@ -13,7 +13,7 @@ that options are validated before anything heavy is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar, get_args
 
@@ -29,9 +29,33 @@ if TYPE_CHECKING:
 
 
 class Options(BaseModel):
-    """What is chosen by name, with its options. Unknown options are errors; values cannot be changed afterwards."""
+    """What is chosen by name, with its options. Unknown options are errors; values cannot be changed afterwards.
+
+    ``name``: what the results call it, if not by the choice's own name; so that one can stand beside itself with other
+    options.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] | None = None
+
+    @property
+    def start(self) -> str:
+        """What the results call it."""
+        return self.name or self.chosen
+
+    @property
+    def chosen(self) -> str:
+        """The name in the registry."""
+        raise NotImplementedError
+
+    def stated(self, others: Sequence[Options]) -> str:
+        """Its values of the options in which ``others`` differ from each other: "scale=0.3"."""
+        return ", ".join(
+            f"{key}={getattr(self, key)}"
+            for key in type(self).model_fields
+            if len({getattr(other, key) for other in others}) > 1
+        )
 
 
 T = TypeVar("T", bound=Options)
@@ -42,7 +66,7 @@ def by_name(key: str) -> BeforeValidator:
     return BeforeValidator(lambda given: {key: given} if isinstance(given, str) else given)
 
 
-def chosen(registry: Mapping[str, type[T]], key: str, name: str, options: Mapping[str, object]) -> T:
+def option_named(registry: Mapping[str, type[T]], key: str, name: str, options: Mapping[str, object]) -> T:
     """The entry of ``registry`` called ``name``, whose ``key`` says so, with these options.
 
     Raises:
@@ -55,7 +79,7 @@ def chosen(registry: Mapping[str, type[T]], key: str, name: str, options: Mappin
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"{part}: " for part in first["loc"])
-        allowed = ", ".join(sorted(registry[name].model_fields.keys() - {key})) or "none"
+        allowed = ", ".join(sorted(registry[name].model_fields.keys() - {key, "name"})) or "none"
         raise ValueError(
             f"{name}: {where}{first['msg'].removeprefix('Value error, ')}; its options: {allowed}"
         ) from None
@@ -68,6 +92,10 @@ class PathPredictor(Options):
     shortest: ClassVar[int] = 1
 
     method: str
+
+    @property
+    def chosen(self) -> str:
+        return self.method
 
     def __call__(self, window: Tensor, kind: Kind) -> Tensor:
         """The next value (*shape) of each path of a window (*shape, S)."""
@@ -239,17 +267,24 @@ class TSV(Extrapolation):
 
 class Known(PathPredictor):
     """The paper's method: a meta-trained KNOWN for each kind, from ``hypermodel``, a shipped one's name or a folder; None
-    is the pipeline's own."""
+    is the pipeline's own, or its ``variant`` "path" or "wnn", trained on paths in a frame of their own (``Scale``)."""
 
     method: Literal["known"] = "known"
     hypermodel: str | None = None
+    variant: Literal["path", "wnn"] | None = None
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.hypermodel and self.variant and "variant" in self.model_fields_set:
+            raise ValueError("variant: of the pipeline's own hyper-model, so not with hypermodel")
+        return self
 
     @cached_property
     def model(self) -> HyperModel:
         """The hyper-model, loaded on first use."""
         from know.hypermodel import load_hypermodel
 
-        return load_hypermodel(self.hypermodel or paths.HYPERMODEL)
+        return load_hypermodel(self.hypermodel or paths.HYPERMODEL / (self.variant or ""))
 
     def __call__(self, window: Tensor, kind: Kind) -> Tensor:
         return self.model.to(window.device)(window, kind)
@@ -259,7 +294,7 @@ class Wnn(Known):
     """WNN: KNOWN's network on paths scaled to their range (a hyper-model of ``scale`` "wnn"), meta-trained on the same data."""
 
     method: Literal["wnn"] = "wnn"  # type: ignore[assignment]
-    hypermodel: str
+    variant: Literal["path", "wnn"] | None = "wnn"
 
 
 AnyPredictor = Annotated[
@@ -278,8 +313,8 @@ PREDICTORS: dict[str, type[PathPredictor]] = {
 
 
 def predictor(method: str, **options: object) -> PathPredictor:
-    """The predictor of this name with these options. Raises ValueError: one line, as ``chosen``."""
-    return chosen(PREDICTORS, "method", method, options)
+    """The predictor of this name with these options. Raises ValueError: one line, as ``option_named``."""
+    return option_named(PREDICTORS, "method", method, options)
 
 
 no_change, linear = NoChange(), Linear()

@@ -35,10 +35,12 @@ def downstream(params: Downsize, part: Literal["train", "test"], device: torch.d
 class Split:
     """Indices into the source pool.
 
-    ``subsets``: D_0 ⊃ D_1 ⊃ … ⊃ D_{S-1}. ``more``: the real D_{-1} ⊃ D_0 of |D_0|/r images, held back from every
-    method, with which the headroom is measured; None where the pool is too small. ``validation``: disjoint from both.
+    ``order``: the stratified random order of which all others but ``validation`` are prefixes; for the headroom, nets are
+    trained on further prefixes of it. ``subsets``: D_0 ⊃ D_1 ⊃ … ⊃ D_{S-1}. ``more``: the real D_{-1} ⊃ D_0 of |D_0|/r
+    images, held back from every method; None where the pool is too small. ``validation``: disjoint from all of them.
     """
 
+    order: Tensor
     subsets: Sequence[Tensor]
     more: Tensor | None
     validation: Tensor
@@ -51,14 +53,19 @@ def draw_split(labels: Tensor, params: Downsize, rate: float, length: int, seed:
         ParamError: the pool ``labels`` (N,) is too small for D_0 and the validation images.
     """
     spare = len(labels) - params.validation_images
-    if params.source_images > spare:
-        raise ParamError(
-            f"downsize.source_images: got {params.source_images}; allowed: at most {spare}, the source classes' "
-            f"{len(labels)} training images less downsize.validation_images = {params.validation_images}"
-        )
+    for key, images in (
+        ("source_images", params.source_images),
+        ("headroom_images", max(params.headroom_images, default=0)),
+    ):
+        if images > spare:
+            raise ParamError(
+                f"downsize.{key}: got {images}; allowed: at most {spare}, the source classes' {len(labels)} training images"
+                f" less downsize.validation_images = {params.validation_images}"
+            )
     order = stratified_order(labels, seed)
     wanted = round(params.source_images / rate)
     return Split(
+        order=order[:spare],
         subsets=nested_subsets(order[: params.source_images], rate, length),
         more=order[:wanted] if wanted <= spare else None,
         validation=order[spare:],
@@ -66,9 +73,9 @@ def draw_split(labels: Tensor, params: Downsize, rate: float, length: int, seed:
 
 
 def save_split(split: Split, path: Path) -> None:
-    """Write the indices of D_0, D_1, …, of D_-1 if there is one, and of the validation images."""
+    """Write the order, the indices of D_0, D_1, …, of D_-1 if there is one, and of the validation images."""
     tensors = {f"D_{k}": subset.clone() for k, subset in enumerate(split.subsets)}
-    tensors["validation"] = split.validation.clone()
+    tensors |= {"order": split.order.clone(), "validation": split.validation.clone()}
     if split.more is not None:
         tensors["D_-1"] = split.more.clone()
     with atomic(path) as temporary:
@@ -78,5 +85,22 @@ def save_split(split: Split, path: Path) -> None:
 def load_split(path: Path) -> Split:
     """Read what ``save_split`` wrote."""
     tensors = load_file(path)
-    more, validation = tensors.pop("D_-1", None), tensors.pop("validation")
-    return Split([tensors[f"D_{k}"] for k in range(len(tensors))], more, validation)
+    more, validation, order = (tensors.pop(name, None) for name in ("D_-1", "validation", "order"))
+    assert validation is not None and order is not None
+    return Split(order, [tensors[f"D_{k}"] for k in range(len(tensors))], more, validation)
+
+
+def downstream_parts(params: Downsize, validation_images: int, device: torch.device) -> tuple[ImageSet, ImageSet]:
+    """The downstream training pool in two: images to label and learn from, and validation images, the same for all seeds.
+
+    Raises:
+        ParamError: there would be too few images left to label.
+    """
+    pool = downstream(params, "train", device)
+    if validation_images > len(pool) // 2:
+        raise ParamError(
+            f"evaluate.validation_images: got {validation_images}; allowed: at most half of the {len(pool)} training images of"
+            " the downstream classes"
+        )
+    order = stratified_order(pool.labels, seed=0)
+    return pool.select(order[validation_images:]), pool.select(order[:validation_images])

@@ -140,16 +140,21 @@ def fit(
 
 
 @torch.no_grad()
+def logits_of(net: nn.Module, data: Samples, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    """Of each of the N samples, in their order: logits, float (N, classes), and label (N,)."""
+    net.eval()
+    logits, labels = [], []
+    for images, right in data.batches(batch_size):
+        with _autocast(data.device):
+            logits.append(net(images).float())
+        labels.append(right)
+    return torch.cat(logits), torch.cat(labels)
+
+
 def outcomes(net: nn.Module, data: Samples, batch_size: int = 500) -> tuple[Tensor, Tensor]:
     """Of each of the N samples, in their order: cross-entropy (nats), float (N,), and whether it is right, bool (N,)."""
-    net.eval()
-    losses, right = [], []
-    for images, labels in data.batches(batch_size):
-        with _autocast(data.device):
-            logits = net(images).float()
-        losses.append(F.cross_entropy(logits, labels, reduction="none"))
-        right.append(logits.argmax(1) == labels)
-    return torch.cat(losses), torch.cat(right)
+    logits, labels = logits_of(net, data, batch_size)
+    return F.cross_entropy(logits, labels, reduction="none"), logits.argmax(1) == labels
 
 
 def measure(net: nn.Module, data: Samples, batch_size: int = 500) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from know import paths
 from know.executor import device_of, run_all
 from know.hdf5 import DATASETS, RunFile
 from know.hypermodel import KINDS, HyperModel, Scale, load_hypermodel, save_hypermodel
-from know.metatrain import RunSpec, collect, draw_runs, errors, split_runs, train_hypermodel
+from know.metatrain import RunSpec, collect, draw_runs, errors, split_runs, train_hypermodels
 from know.params import Compute, Count, KnownTraining, MetaTrain, Section
 from know.prediction import Predictor, linear, no_change
 
@@ -115,13 +115,14 @@ def train(recipe: Recipe, data: Path, work: Path) -> None:
     for name, variant in recipe.variants.items():
         if (work / name).exists():
             continue
-        model, curves = train_hypermodel(
+        models, curves = train_hypermodels(
             runs["training"], runs["validation"], recipe.history_length, recipe.known, recipe.collect.seed,
-            recipe.compute, variant.scale,
+            recipe.compute, [variant.scale],
         )  # fmt: skip
+        model = models[variant.scale]
         model.description = f"{variant.description}; {model.description}"
         save_hypermodel(model, work / name)
-        for kind, curve in curves.items():
+        for kind, curve in curves[variant.scale].items():
             print(f"{name}: {kind}: validation error {curve.errors[0]:.3e} to {curve.errors[-1]:.3e}")
     models = {name: work / name for name in recipe.variants}
     table = ratios(measure(parts["validation"], data, recipe, models), "no change")

@@ -13,15 +13,36 @@ from know.data import ImageSet
 
 MICRO = {
     "compute": {"jobs": 1},
-    "downsize": {"source_images": 192, "validation_images": 60, "source_seeds": [0, 1]},
+    "downsize": {"source_images": 192, "validation_images": 60, "headroom_images": [96], "source_seeds": [0, 1]},
     "forget": {"source": {"max_epochs": 3, "patience": 2}, "epochs": 1},
     "meta_train": {
         "architectures": ["cnn", "shufflenet", "resnet"],
         "runs": {"count": 6, "held_out": 2, "images": [64, 80], "source_epochs": [1, 1], "epochs": [1, 1]},
         "known": {"steps": 20, "batch_size": 256},
+        "variants": ["path"],
     },
-    "predict": {"steps": 2},
+    "predict": {
+        "methods": [
+            "known",
+            {"method": "known", "variant": "path", "name": "scale_free"},
+            {"method": "task_vector", "scale": [0.5, 1.0]},
+        ],
+        "controls": [
+            "shrunk",
+            {"control": "shrink_perturb", "shrink": [0.6, 0.9], "perturb": 0.1},
+            {
+                "control": "shrink_perturb",
+                "of": "scale_free",
+                "name": "scale_free_shrunk",
+                "shrink": 0.9,
+                "perturb": 0.0,
+            },
+            "trained_on",
+        ],
+        "steps": 2,
+    },
     "evaluate": {
+        "validation_images": 60,
         "labels": 24,
         "fractions": [0.5, 1.0],
         "downstream_seeds": [0, 1],

@@ -6,13 +6,16 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from know import paths
-from know.controls import CONTROLS, AnyControl, Case, Flipped, RandomDirection, Repeated, Shrunk, control, extra_compute
+from know.controls import CONTROLS, AnyControl, Case, Flipped, RandomDirection, Repeated, Shrunk, control
+from know.forgetting import extra_compute
 from know.geometry import step_geometry
 from know.models import build
 from know.prediction import State, by_kind, kind_of, rescaled, retrodict
 from know.predictors import PREDICTORS, predictor
 
 EVERY = [control(name, **({"shrink": 0.6, "perturb": 0.1} if name == "shrink_perturb" else {})) for name in CONTROLS]
+
+ONCE = {"shrink_perturb", "trained_on"}  # they know no steps
 
 
 def case(seed: int = 0, dtype: torch.dtype = torch.float32, method: str = "linear") -> Case:
@@ -32,7 +35,9 @@ def case(seed: int = 0, dtype: torch.dtype = torch.float32, method: str = "linea
     fresh = {
         name: t.to(dtype) if t.is_floating_point() else t for name, t in build("cnn-bn", 1, 4, 9).state_dict().items()
     }
-    return Case(trajectory, chosen, retrodict(trajectory, chosen, 2), fresh, seed)
+    predicted = retrodict(trajectory, chosen, 2)
+    trained_on = {name: tensor.clone() for name, tensor in trajectory[-1].items()}
+    return Case(trajectory, chosen, predicted, fresh, seed, trained_on, {"linear": predicted})
 
 
 def steps(case: Case, states: list[State]) -> list[dict[str, torch.Tensor]]:
@@ -47,7 +52,7 @@ def test_controls_look_like_theta_0_and_leave_it_alone(one, dtype):
     given_case = case(dtype=dtype)
     before = {name: tensor.clone() for name, tensor in given_case.theta_0.items()}
     starts = one(given_case)
-    assert len(starts) == (1 if one.once else 2)
+    assert len(starts) == (1 if one.control in ONCE else 2)
     for start in starts:
         assert start.keys() == before.keys()
         for name, tensor in before.items():
@@ -83,6 +88,21 @@ def test_shrink_and_perturb_mixes_with_fresh_weights():
         if kind_of(name, tensor) != "buffer":
             torch.testing.assert_close(start[name], 0.6 * tensor + 0.1 * c.fresh[name])
             assert torch.equal(fresh[name], c.fresh[name])
+
+
+def test_shrink_and_perturb_of_a_method_does_the_same_to_its_predictions():
+    c = case()
+    starts = control("shrink_perturb", shrink=0.6, perturb=0.1, of="linear")(c)
+    assert len(starts) == len(c.predicted)
+    for start, state in zip(starts, c.predicted, strict=True):
+        torch.testing.assert_close(start["head.weight"], 0.6 * state["head.weight"] + 0.1 * c.fresh["head.weight"])
+
+
+def test_trained_on_needs_weights_that_were():
+    c = case()
+    assert control("trained_on")(c)[0] is c.trained_on
+    with pytest.raises(ValueError, match="trained_on: Θ_0 was not trained on"):
+        control("trained_on")(Case(c.trajectory, c.predictor, c.predicted, c.fresh, 0))
 
 
 def test_a_repeated_trajectory_has_no_path():
@@ -141,7 +161,7 @@ def test_controls_are_chosen_by_name():
     assert all(cls.model_fields["control"].default == name for name, cls in CONTROLS.items())
     with pytest.raises(ValueError, match=r"^control: got 'shuffled'; allowed: shrunk, shrink_perturb, repeated"):
         control("shuffled")
-    with pytest.raises(ValueError, match=r"^shrink_perturb: shrink: .*; its options: perturb, shrink$"):
+    with pytest.raises(ValueError, match=r"^shrink_perturb: shrink: .*; its options: of, perturb, shrink$"):
         control("shrink_perturb", shrink=1.5, perturb=0)
 
 
@@ -185,7 +205,7 @@ def test_the_reference_names_every_choice_and_option():
     text = (paths.ROOT / "docs" / "methods.md").read_text()
     rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
     for name, cls in (PREDICTORS | CONTROLS).items():
-        options = set(cls.model_fields) - {"method", "control"}
+        options = set(cls.model_fields) - {"method", "control", "name"}
         if name != "log":  # its row says: the same
             assert all(f"`{option}`" in rows[name] for option in options), name
     assert PREDICTORS["log"].model_fields.keys() == PREDICTORS["linear"].model_fields.keys()

@@ -5,7 +5,7 @@ import torch
 from know import evaluation, forgetting, metatrain, paths, training
 from know.data import ImageSet, load
 from know.experiment import downsize, evaluate, forget, meta_train, predict
-from know.splits import load_split
+from know.splits import downstream_parts, load_split
 
 
 def keys(images: torch.Tensor) -> set[bytes]:
@@ -28,19 +28,51 @@ def test_training_and_selection_never_see_test_images(micro, monkeypatch):
     forget.run(micro)
     meta_train.run(micro)
     predict.run(micro)
-    transfer = evaluate.run(micro)
-
     test = set().union(*(keys(load(name, "test").images) for name in ("fashion-mnist-embedded", "mnist-embedded")))
+
+    measured: dict[str, set[bytes]] = {"validation": set(), "test": set()}
+    real_outcome = evaluation.outcome
+
+    def watch(net, data: ImageSet):
+        found = keys(data.images)
+        measured["test" if found & test else "validation"].update(found)
+        return real_outcome(net, data)
+
+    monkeypatch.setattr(evaluation, "outcome", watch)
+    monkeypatch.setattr(evaluate, "outcome", watch)
+    result = evaluate.run(micro)
+
     assert len(trained) > 300 and len(selected) >= 60
     assert not trained & test and not selected & test
+    assert measured["test"] <= test and measured["validation"] and not measured["validation"] & test
     for seed in micro.downsize.source_seeds:
         split = load_split(paths.SPLITS / f"seed_{seed}.safetensors")
-        assert not set(split.validation.tolist()) & set(split.more.tolist())
+        assert not set(split.validation.tolist()) & set(split.order.tolist())
+        assert set(split.more.tolist()) <= set(split.order.tolist())
+    parts = downstream_parts(micro.downsize, micro.evaluate.validation_images, torch.device("cpu"))
+    labelled, held = (keys(part.images) for part in parts)
+    assert held == measured["validation"] and not held & labelled and not held & trained
 
-    assert list(transfer.columns) == ["source", "arch", "downstream", "method", "steps", "fraction", "seed", "accuracy"]
+    transfer = result.transfer
+    assert list(transfer.columns) == [
+        "source", "arch", "downstream", "method", "steps", "fraction", "seed", "accuracy", "loss", "ece"
+    ]  # fmt: skip
+    predicted = ("known", "scale_free", "task_vector", "shrunk", "scale_free_shrunk")
     assert set(map(tuple, transfer[["method", "steps"]].drop_duplicates().to_numpy().tolist())) == {
-        ("scratch", 0), ("naive", 0), ("more_data", 1),
-        *((name, step) for name in ("known", "linear", "task_vector", "shrunk") for step in (1, 2)),
+        ("scratch", 0), ("naive", 0), ("more_data", 1), ("shrink_perturb", 1), ("trained_on", 1),
+        *((name, step) for name in predicted for step in (1, 2)),
     }  # fmt: skip
-    assert len(transfer) == 11 * 2 * 2 * 2 and transfer.accuracy.between(0, 1).all()
+    assert len(transfer) == 15 * 2 * 2 * 2 and transfer.accuracy.between(0, 1).all()
     assert {divmod(seed, 1000) for seed in transfer.seed} == {(s, d) for s in (0, 1) for d in (0, 1)}
+
+    chosen = result.selection[result.selection.chosen].set_index("method")
+    assert list(chosen.index) == ["task_vector", "shrink_perturb"] and len(result.selection) == 4
+    assert (chosen.accuracy == result.selection.groupby("method", sort=False).accuracy.max()).all()
+    assert set(result.selection.options) == {"scale=0.5", "scale=1.0", "shrink=0.6", "shrink=0.9"}
+    assert set(result.headroom.images) == {0, 96, 192, 384}
+    trained_directly = result.headroom[result.headroom.images == 384].sort_values(["fraction", "seed"]).accuracy
+    more = transfer[transfer.method == "more_data"].sort_values(["fraction", "seed"]).accuracy
+    assert trained_directly.tolist() == more.tolist()  # the same weights, fine-tuned the same way
+    assert set(result.oracle.method) == {"naive", "more_data", "known", "scale_free", "task_vector", "shrunk",
+                                         "scale_free_shrunk", "shrink_perturb"}  # fmt: skip
+    assert set(result.curves.epoch) == {0, 1}

@@ -21,7 +21,7 @@ from know.metatrain import (
     run_paths,
     split_runs,
     stream,
-    train_hypermodel,
+    train_hypermodels,
     train_known,
     windows,
 )
@@ -133,8 +133,9 @@ def test_in_the_paths_frame_the_law_holds_at_any_size(exponential, tmp_path):
     tiny = exponential_run(tmp_path / "tiny.mat", 9, scale=1e-4)
     found = {}
     for scale in ("none", "path"):
-        model, curves = train_hypermodel(exponential[:4], exponential[4:6], 5, options, 0, compute, scale)
-        assert set(curves) == set(KINDS) and model.scale == scale
+        models, curves = train_hypermodels(exponential[:4], exponential[4:6], 5, options, 0, compute, [scale])
+        model = models[scale]
+        assert set(curves[scale]) == set(KINDS) and model.scale == scale
         found |= {scale: errors(tiny, "fc", 5, {"model": model, "same": no_change})}
     assert found["path"]["model"] < 0.1 * found["path"]["same"] < found["none"]["model"]
 
@@ -170,7 +171,7 @@ def test_runs_that_cannot_be_learned_from_are_named(tmp_path):
     with pytest.raises(LayoutError, match=r"nan\.mat: FCWeights: holds NaN or Inf"):
         draw_windows(run, "fc", 5, 10, generator)
     with pytest.raises(LayoutError, match="no run to learn from has ConvWeights"):
-        train_hypermodel([run], [run], 5, load().meta_train.known, 0, load().compute)
+        train_hypermodels([run], [run], 5, load().meta_train.known, 0, load().compute)
 
 
 MEMORY = """

@@ -27,11 +27,16 @@ BAD = [
     ({"predict": {"steps": 0}}, "predict.steps: got 0; input should be greater than or equal to 1", ""),
     ({"predict": {"batchnorm": "maybe"}}, "predict.batchnorm: got 'maybe'; input should be 'copy'", "'re-estimate'"),
     ({"predict": {"methods": ["known", "magic"]}}, "predict.methods.1: got {'method': 'magic'}; input tag 'magic'", "'task_vector'"),
-    ({"predict": {"methods": ["known", {"method": "tsv", "rank": 1}]}}, "predict.methods.1.tsv.rank: unknown key; allowed: method, direct, ", "rank_share"),
+    ({"predict": {"methods": ["known", {"method": "tsv", "rank": 1}]}}, "predict.methods.1.tsv.rank: unknown key; allowed: name, method, direct, ", "rank_share"),
     ({"predict": {"methods": ["linear"]}}, "predict.methods: got ['linear', ", "known among them"),
+    ({"predict": {"methods": ["known", {"method": "tsv", "scale": [1, -1]}]}}, "predict.methods.1.tsv.scale: got -1", ""),
+    ({"predict": {"methods": ["known", {"method": "linear", "name": "naive"}]}}, "predict.methods: got 'naive'; allowed: each", ""),
+    ({"predict": {"methods": ["known", ["linear", "log"]]}}, "predict.methods: got 'linear' among others", "of one name"),
+    ({"predict": {"controls": [{"control": "shrink_perturb", "of": "tsv", "shrink": 1, "perturb": 0}]}}, "predict.controls: got shrink_perturb of 'tsv'; allowed: of naive", "linear"),
+    ({"meta_train": {"variants": ["wnn"]}}, "predict.methods: got scale_free, of the variant 'path'; allowed: those in", "['wnn']"),
     ({"predict": {"methods": ["known", "linear", "linear"]}}, "predict.methods: got 'linear'; allowed: each name once", ""),
     ({"predict": {"controls": ["shrink_perturb"]}}, "predict.controls.0.shrink_perturb.shrink: missing; it must be given", ""),
-    ({"evaluate": {"fractions": [0.01]}}, "evaluate.fractions: got 0.01, which leaves 1 of 100 labels", "allowed:"),
+    ({"evaluate": {"fractions": [0.01]}}, "evaluate.fractions: got 0.01, which leaves 0 of 50 labels", "allowed:"),
     ({"compute": {"device": "tpu"}}, "compute.device: got 'tpu'", "auto"),
 ]  # fmt: skip
 
@@ -100,3 +105,15 @@ def test_names_are_those_implemented():
 def test_parameters_cannot_be_changed():
     with pytest.raises(Exception, match="frozen"):
         P.load().predict.steps = 5
+
+
+def test_lists_among_options_are_candidates(tmp_path):
+    grid = {"method": "tsv", "rank_share": [0.1, 0.5], "scale": [0.3, 1.0], "direct": True}
+    write_params(tmp_path / "params.yaml", {"predict": {"methods": ["known", grid], "controls": []}})
+    predict = P.load(tmp_path / "params.yaml").predict
+    found = [(one.rank_share, one.scale, one.direct) for one in predict.starts["tsv"]]
+    assert found == [(0.1, 0.3, True), (0.1, 1.0, True), (0.5, 0.3, True), (0.5, 1.0, True)]
+    assert P.candidate_names(predict.starts["tsv"]) == ["tsv.0", "tsv.1", "tsv.2", "tsv.3"]
+    assert P.candidate_names(predict.starts["known"]) == ["known"]
+    assert predict.starts["tsv"][1].stated(predict.starts["tsv"]) == "rank_share=0.1, scale=1.0"
+    assert P.given({"predict": predict.model_dump(mode="json")}).predict == predict

@@ -305,7 +305,8 @@ def test_every_predictor_knows_its_name():
         ("expo", {"alpha": float("inf")}, r"expo: alpha: .*finite"),
         ("linear", {"abscissa": "samples"}, r"linear: rate: the sampling rate r; needed with abscissa = samples"),
         ("linear", {"rate": 0.5}, r"linear: rate: .* only then"),
-        ("wnn", {}, r"wnn: hypermodel: Field required"),
+        ("known", {"hypermodel": "default", "variant": "path"}, r"known: variant: of the pipeline's own hyper-model"),
+        ("known", {"name": "Our Own"}, r"known: name: .*pattern"),
         ("naive", {"steps": 1}, r"naive: steps: .*its options: none"),
     ],
 )

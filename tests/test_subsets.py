@@ -56,15 +56,21 @@ def test_split_is_disjoint_balanced_and_survives_the_disk(tmp_path):
     read = load_split(tmp_path / "s.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(read.subsets, split.subsets, strict=True))
     assert torch.equal(read.more, split.more) and torch.equal(read.validation, split.validation)
+    assert torch.equal(read.order[: len(more)], split.more) and not set(read.order.tolist()) & held
 
 
 def test_split_without_room_for_the_real_d_minus_1():
     p = load()
-    pool = torch.arange(6).repeat(700)
+    pool = torch.arange(6).repeat((p.downsize.validation_images + p.downsize.source_images) // 6 + 10)
     assert draw_split(pool, p.downsize, p.rate, 3, seed=0).more is None
 
 
 def test_split_names_the_parameter_when_the_pool_is_too_small():
     p = load()
     with pytest.raises(ParamError, match=r"downsize\.source_images: got 2000; allowed: at most 300"):
-        draw_split(torch.arange(6).repeat(250), p.downsize, p.rate, 3, seed=0)
+        draw_split(
+            torch.arange(6).repeat(250), p.downsize.model_copy(update={"source_images": 2000}), p.rate, 3, seed=0
+        )
+    with pytest.raises(ParamError, match=r"downsize\.headroom_images: got 400; allowed: at most 300"):
+        few = p.downsize.model_copy(update={"source_images": 100, "headroom_images": (50, 400)})
+        draw_split(torch.arange(6).repeat(250), few, p.rate, 3, seed=0)
