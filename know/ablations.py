@@ -67,12 +67,14 @@ def read(file: Path | None = None) -> pd.DataFrame:
         table = pd.read_csv(file, dtype={"value": str, "labels": str})
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise wrong(f"not a table: {' '.join(str(error).split())}") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too many for an index
+        raise wrong("lines have more entries than the header")
     if lacking := [name for name in COLUMNS if name not in table]:
         raise wrong(f"lacks the column {lacking[0]}")
     for name in (*NUMBERS, "history_length", "rate", "source_images", "steps", "units"):
         numbers = pd.to_numeric(table[name], errors="coerce")
         if (bad := table[name].notna() & ~np.isfinite(numbers)).any():
-            raise wrong(f"line {bad.idxmax() + 2}: {name} is {table[name][bad.idxmax()]!r}, not a number")
+            raise wrong(f"line {bad.idxmax() + 2}: {name} is {str(table[name][bad.idxmax()])!r}, not a number")
         if name not in NUMBERS and numbers.isna().any():
             raise wrong(f"line {numbers.isna().idxmax() + 2}: {name} is empty")
         table[name] = numbers
@@ -106,6 +108,13 @@ def tidy(table: pd.DataFrame, labels: str = "pooled") -> pd.DataFrame:
     """
     rows = table[table.labels == labels].reset_index(drop=True)
     return rows[list(TIDY)].assign(value=[_value(text) for text in rows.value])
+
+
+def curves(table: pd.DataFrame) -> pd.DataFrame:
+    """The tidy rows of those ablations whose values are numbers, which a figure can draw as lines."""
+    rows = tidy(table)
+    words = rows.value.map(lambda value: isinstance(value, str))
+    return rows[~rows.ablation.isin(rows.ablation[words])].reset_index(drop=True)
 
 
 def _value(text: str) -> int | float | str:

@@ -156,7 +156,7 @@ def measure(p: Params, repeats: int) -> pd.DataFrame:
         ("forgetting over training", first["forgetting"] / first["training"], "", "measured time"),
         ("forgetting over training, Σ r^k, k ≥ 1", ratio * seen, "", f"times {epochs}/{first['epochs']:g} epochs"),
         ("forgetting over training, (1 - r^(S-1))/(1 - r)", ratio * paper, "", f"the paper's, times {epochs}/{first['epochs']:g} epochs"),
-        ("forgetting over training, same epochs", first["forgetting"] / first["training"] / ratio, "", f"measured time an epoch; Σ r^k = {seen:.3g}, the paper's formula {paper:.3g}"),
+        ("forgetting over training, same epochs", first["forgetting"] / first["training"] / ratio, "", f"measured time an epoch, batches of {p.forget.batch_size} against {p.forget.source.batch_size}; Σ r^k = {seen:.3g}, the paper's formula {paper:.3g}"),
         ("meta-dataset, a run", sum(run["seconds"] for run in runs) / len(runs), "s", f"mean of one run each: {names}"),
         ("meta-dataset, a run's memory", max(run["extra"] for run in runs), "MiB", f"largest of one run each: {names}"),
         ("meta-training a KNOWN", known["seconds"], "s", f"{p.meta_train.known.steps} steps of {p.meta_train.known.batch_size} windows, measured once"),
@@ -184,4 +184,4 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=2)
     table = measure(params.load(), parser.parse_args().repeats)
     write_csv(table, "cost.csv", MEASURED)
-    print(table.to_string(index=False), f"\n{MEASURED / 'cost.csv'}: written")
+    print(table.to_string(index=False, float_format="{:.3g}".format), f"\n{MEASURED / 'cost.csv'}: written")

@@ -8,7 +8,8 @@
 
 A cell is done when the commit has an experiment with exactly its parameters; cells with the same parameters, as the
 default is in every ablation, are one experiment. DVC's run cache gives back every stage that has run before. Cells run
-in temporary copies of the commit, so nothing touches the workspace; a stopped sweep goes on where it was.
+in temporary copies of the commit, so nothing touches the workspace; a stopped sweep goes on where it was. DVC's worker
+outlives this script; if it was killed, DVC still calls its cell running, and --run runs the rest without it.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ class Repository:
     def call(self, *command: str, log: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command here; what it prints is captured, or goes to ``log``."""
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        environment.pop("PYTHONPATH", None)  # a package on it would be imported before the experiment's own
         if log is None:
             return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -244,7 +246,7 @@ def run(repository: Repository, cells: Sequence[Cell], queue: bool, poll: float 
     todo = state.missing(cells, "success", *(("queued", "running") if queue else ()))
     by_name = {one.name: one for one in state.experiments}
     for cell in todo:  # the name is free again, of a failure or of other parameters
-        if (old := by_name.get(cell.name)) is not None:
+        if (old := by_name.get(cell.name)) is not None and old.state != "running":
             repository.dvc(*(("exp", "remove") if old.state == "success" else ("queue", "remove")), cell.name)
     if not queue:
         failed = {}
