@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
 from know.statistics import mean_interval
@@ -71,37 +72,52 @@ def window(core: ArrayLike, others: ArrayLike = (), reach: float = 1.0, least: f
     return float(low - margin), float(high + margin)
 
 
-def mark_cut(axes: Axes, cuts: Iterable[Cut], text: str = "{:.1f}") -> None:
-    """A triangle at the lower or upper border for each value beyond it, with the values stacked over its place."""
-    low, high = axes.get_ylim()
-    stacked: dict[tuple[int, bool], int] = {}
-    for cut in sorted(cuts, key=lambda cut: (cut.at, cut.value)):
-        below = cut.value < low
-        if low <= cut.value <= high:
-            continue
-        axes.plot(
-            cut.at,
-            low if below else high,
-            marker="v" if below else "^",
-            ms=4.5,
-            color=cut.colour,
-            clip_on=False,
-            zorder=5,
-        )
-        place = (round(cut.at), below)
-        level = stacked[place] = stacked.get(place, -1) + 1
-        axes.annotate(
-            text.format(cut.value).replace("-", "−"),
-            (place[0], low if below else high),
-            xytext=(0, (5 + 6.5 * level) * (1 if below else -1)),
-            textcoords="offset points",
-            ha="center",
-            va="bottom" if below else "top",
-            fontsize=6.5,
-            color=cut.colour,
-            path_effects=HALO,
-            zorder=6,
-        )
+def ticks_within(low: float, high: float) -> FixedLocator:
+    """Up to five round ticks, none of them beyond ``low`` and ``high``, where a margin may follow."""
+    ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return FixedLocator([tick for tick in ticks if low <= tick <= high])
+
+
+def cut_off(
+    panels: Mapping[Axes, Sequence[Cut]], limits: tuple[float, float], text: str = "{:.1f}", line: float = 0.1
+) -> bool:
+    """Give ``panels``, which share their y axis, these limits, and a shaded margin for the values beyond them.
+
+    There each has a triangle at the border and its value, those of the same place (x to the nearest integer) stacked.
+
+    Args:
+        line: the share of the panel's height that a line of such text needs.
+
+    Returns:
+        Whether there was anything to cut.
+    """
+    low, high = limits
+    stacks: dict[tuple[Axes, int, bool], list[Cut]] = {}
+    for axes, cuts in panels.items():
+        for cut in sorted(cuts, key=lambda cut: cut.value):
+            if not low <= cut.value <= high:
+                stacks.setdefault((axes, round(cut.at), cut.value < low), []).append(cut)
+    unit = line * (high - low)
+    depth = {
+        side: max([len(s) for (*_, below), s in stacks.items() if below is side], default=0) for side in (True, False)
+    }
+    edges = {side: unit * (0.8 + deep) if deep else 0.0 for side, deep in depth.items()}
+    for axes in panels:
+        axes.set_ylim(low - edges[True], high + edges[False])
+        axes.yaxis.set_major_locator(ticks_within(low, high))
+        for edge in [(low - edges[True], low)] * (depth[True] > 0) + [(high, high + edges[False])] * (depth[False] > 0):
+            axes.axhspan(*edge, color="0.95", lw=0, zorder=2.4)  # over lines on their way out, under the spines
+    for (axes, place, below), stack in stacks.items():
+        border, away = (low, -1) if below else (high, 1)
+        for level, cut in enumerate(stack[::-1] if below else stack):
+            axes.plot(
+                cut.at, border + 0.3 * away * unit, marker="v" if below else "^", ms=4.2, color=cut.colour, zorder=5
+            )
+            axes.text(
+                place, border + away * unit * (1.2 + level), text.format(cut.value).replace("-", "−"), ha="center",
+                va="center", fontsize=6.5, color=cut.colour, path_effects=HALO, zorder=6,
+            )  # fmt: skip
+    return bool(stacks)
 
 
 def place_labels(axes: Axes, points: ArrayLike, texts: Sequence[str], avoid: ArrayLike, **style: Any) -> None:
@@ -110,10 +126,11 @@ def place_labels(axes: Axes, points: ArrayLike, texts: Sequence[str], avoid: Arr
     The axes must have their final limits. ``avoid``: (m, 2) more points to keep off.
     """
     pixels = axes.transData.transform
-    anchors, unit = pixels(np.asarray(points, dtype=float)), axes.figure.dpi / 72
+    data = np.asarray(points, dtype=float).reshape(-1, 2)
+    anchors, unit = pixels(data), axes.figure.dpi / 72
     taken = [*anchors, *pixels(np.asarray(avoid, dtype=float).reshape(-1, 2))]
     low, high = axes.bbox.get_points()
-    for anchor, text in zip(anchors, texts, strict=True):
+    for point, anchor, text in zip(data, anchors, texts, strict=True):
         spots = [
             anchor + unit * distance * np.array([np.cos(angle), np.sin(angle)])
             for distance, angle in product((9, 13), np.arange(0, 2 * np.pi, np.pi / 6))
@@ -122,6 +139,6 @@ def place_labels(axes: Axes, points: ArrayLike, texts: Sequence[str], avoid: Arr
         spot = max(inside, key=lambda s: min(float(np.hypot(*(s - other))) for other in taken))
         taken.append(spot)
         axes.annotate(
-            text, anchor, xytext=(spot - anchor) / unit, textcoords="offset points", ha="center", va="center",
+            text, tuple(point), xytext=tuple((spot - anchor) / unit), textcoords="offset points", ha="center", va="center",
             path_effects=HALO, zorder=7, **style,
         )  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
-from know.figures.drawing import Cut, band, bounded, by_labels, by_source, mark_cut, window
+from know.figures.drawing import Cut, band, bounded, by_labels, by_source, cut_off, ticks_within, window
 from know.figures.style import (
     BLACK,
     BLUE,
@@ -35,7 +37,6 @@ from know.figures.style import (
 )
 
 POINT = 100  # accuracies are shares in the tables, percent in the figures
-STEP_FILL = (1.0, 0.45, 0.0)  # how full the markers of one, two and three (or more) steps are
 CUT_KEY = Line2D([], [], color=BLACK, marker="v", ls="", ms=4.5, label="beyond the axis: its value")
 
 
@@ -56,31 +57,26 @@ def transfer(summary: pd.DataFrame, rate: float) -> Figure:
         table = part.assign(mean=POINT * part["mean"], half=POINT * bounded(part.gain_half_width))
         naive = float(table["mean"][table.method == "naive"].iloc[0])
         core = table[table.method.isin(["naive", "more_data", "known"])]
-        low, high = window([core["mean"] - core.half, core["mean"] + core.half], table["mean"], 1.5, 1.0)
+        limits = window([core["mean"] - core.half, core["mean"] + core.half], table["mean"], 1.5, 1.0)
+        cuts = {axes: _references(axes, table, first=axes is line[0]) for axes in line}
         for axes, members in zip(line, groups.values(), strict=True):
-            axes.set(ylim=(low, high), xlim=(-0.4, max(steps) + 0.45), xticks=steps)
-            axes.yaxis.set_major_locator(MaxNLocator(5))
-            cuts = _references(axes, table, first=axes is line[0])
+            axes.set(xlim=(-0.4, max(steps) + 0.45), xticks=steps)
             if "known" not in members:
                 _path(axes, table, "known", naive, 0.0, bars=False)
             for i, method in enumerate(members):
-                cuts += _path(axes, table, method, naive, 0.13 * (i - (len(members) - 1) / 2))
-            mark_cut(axes, cuts)
-            any_cut |= any(not low <= cut.value <= high for cut in cuts)
+                cuts[axes] += _path(axes, table, method, naive, 0.13 * (i - (len(members) - 1) / 2))
+        any_cut |= cut_off(cuts, limits)
         line[0].set_ylabel(f"{title}\naccuracy (%)")
     for axes, members in zip(panels[-1], groups.values(), strict=True):
         axes.set_xticklabels([virtual(int(step), rate) for step in steps])
         axes.set_xlabel("virtual data")
-        axes.legend(
-            handles=[_key(method, summary) for method in members],
-            loc="upper center",
-            bbox_to_anchor=(0.45, -0.34 if len(rows) > 1 else -0.3),
-            fontsize=7,
-            handlelength=1.9,
-            handletextpad=0.5,
-            labelspacing=0.35,
-            borderpad=0,
-        )
+        legend = axes.legend(
+            handles=[_key(method, summary) for method in members], loc="upper center", bbox_to_anchor=(0.45, 0.0),
+            bbox_transform=axes.transAxes + ScaledTranslation(0, -0.4, figure.dpi_scale_trans), fontsize=7,
+            handlelength=1.9, handletextpad=0.5, labelspacing=0.3, borderpad=0, borderaxespad=0,
+        )  # fmt: skip
+        for entry in legend.get_texts():
+            entry.set_linespacing(0.95)
     for axes, title in zip(panels[0], groups, strict=True):
         axes.set_title(title)
     keys = [_key(method, summary) for method in ordered(summary.method) if method in (*REFERENCES, "known")]
@@ -109,7 +105,16 @@ def _path(axes: Axes, table: pd.DataFrame, method: str, naive: float, shift: flo
         axes.plot([0, *x], [naive, *y], color=style.colour, ls=style.line, lw=1.2 if bars else 0.9, zorder=2)
     if bars:
         axes.errorbar(
-            x, y, own.half, color=style.colour, ls="", marker=style.marker, ms=3.8, elinewidth=0.8, capsize=0, zorder=3
+            x,
+            y,
+            own.half,
+            color=style.colour,
+            ls="",
+            marker=style.marker,
+            ms=3.8,
+            elinewidth=0.8,
+            capsize=0,
+            zorder=2.2,
         )
     return [Cut(at, value, style.colour) for at, value in zip(x, y, strict=True)]
 
@@ -123,74 +128,93 @@ def _key(method: str, summary: pd.DataFrame) -> Line2D:
     )  # fmt: skip
 
 
+class Mark(NamedTuple):
+    """A start's gain with half its interval, in points; the marker is as full as ``fill`` (0 to 1) says."""
+
+    method: str
+    y: float
+    value: float
+    half: float
+    fill: float = 1.0
+
+
+def _forest(axes: Axes, marks: Sequence[Mark], core: Sequence[str]) -> None:
+    """Gains across, with a line at 0. The scale follows 0 and the starts of ``core``; what lies far off is in a shaded
+    margin, as an arrow with its value."""
+    ends = [end for m in marks if m.method in core for end in (m.value - m.half, m.value + m.half)]
+    low, high = window([0.0, *ends], [m.value for m in marks], 1.5, 1.0)
+    gutter = 0.26 * (high - low)
+    below, above = (any(m.value < low for m in marks), any(m.value > high for m in marks))
+    for cut, edges in ((below, (low - gutter, low)), (above, (high, high + gutter))):
+        if cut:
+            axes.axvspan(*edges, color="0.95", lw=0, zorder=0)
+    for mark in marks:
+        style, side = style_of(mark.method), -1 if mark.value < low else 1 if mark.value > high else 0
+        look: dict[str, Any] = {
+            "ms": 4.2,
+            "mec": style.colour,
+            "mfc": _lighter(style.colour, mark.fill),
+            "mew": 0.8,
+            "zorder": 4,
+        }
+        if side:
+            border = low if side < 0 else high
+            axes.plot(border + 0.1 * side * gutter, mark.y, "<" if side < 0 else ">", **look)
+            axes.text(
+                border + 0.28 * side * gutter, mark.y, f"{mark.value:+.1f}".replace("-", "−"), fontsize=5.5,
+                ha="right" if side < 0 else "left", va="center", color=style.colour,
+            )  # fmt: skip
+        else:
+            ends = [max(mark.value - mark.half, low), min(mark.value + mark.half, high)]
+            axes.plot(ends, [mark.y, mark.y], color=style.colour, lw=0.9, zorder=3)
+            axes.plot(mark.value, mark.y, style.marker, **look)
+    axes.set_xlim(low - gutter * below, high + gutter * above)
+    axes.xaxis.set_major_locator(ticks_within(low, high))
+    axes.axvline(0, color=BLACK, lw=0.8, zorder=1)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+
+
 def gains(summary: pd.DataFrame, rate: float) -> Figure:
     """Paired difference to naïve transfer, in points, with its interval: a row a start, a panel a number of labels.
 
-    One, two and three steps stand below one another in a start's row, ever less filled. What lies far off is in the
-    shaded margin, as an arrow with its value.
+    One, two and three steps stand below one another in a start's row, ever less filled. A panel's scale follows KNOWN
+    and the real Θ_{-1}.
     """
     rows = summary[summary.method != "naive"]
-    groups = {"references": [m for m in ordered(rows.method) if m in REFERENCES], **families(rows.method)}
-    place, at = {}, 0.0
-    for members in groups.values():
-        for method in members:
-            place[method] = at
-            at += 1.0
-        at += 0.35 if members else 0.0
+    groups = [[m for m in ordered(rows.method) if m in REFERENCES], *families(rows.method).values()]
+    place, end = {}, 0.0
+    for members in filter(None, groups):
+        place.update({method: end + i for i, method in enumerate(members)})
+        end += len(members) + 0.35
     steps = sorted(int(step) for step in rows.steps[rows.steps > 0].unique())
     titled = list(by_labels(rows))
-    figure, panels = plt.subplots(1, len(titled), figsize=(PAGE, 0.235 * at + 0.9), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(titled), figsize=(PAGE, 0.27 * end + 0.9), sharey=True, squeeze=False)
     for axes, (title, part) in zip(panels[0], titled, strict=True):
-        gain, half = POINT * part.gain, POINT * bounded(part.gain_half_width)
-        core = part.method.isin(["known", "more_data"])
-        low, high = window([(gain - half)[core], (gain + half)[core], (0 * gain)[core]], gain, 1.5, 1.0)
-        cut: dict[tuple[str, bool], list[str]] = {}
-        left, right = gain.min() < low, gain.max() > high
-        gutter = 0.26 * (high - low)
-        for row, value, wide in zip(part.itertuples(), gain, half, strict=True):
-            style = style_of(row.method)
-            own = sorted(part.steps[part.method == row.method])
-            y = place[row.method] + (0.27 * (own.index(row.steps) - (len(own) - 1) / 2))
-            fill = STEP_FILL[min(max(int(row.steps), 1), 3) - 1]
-            look = {"ms": 4.2, "mec": style.colour, "mfc": _lighter(style.colour, fill), "mew": 0.8, "zorder": 4}
-            if value < low or value > high:
-                cut.setdefault((row.method, value < low), []).append(f"{value:.1f}".replace("-", "−"))
-                edge = low - 0.06 * gutter if value < low else high + 0.06 * gutter
-                axes.plot(edge, y, "<" if value < low else ">", **look)
-                continue
-            axes.plot([max(value - wide, low), min(value + wide, high)], [y, y], color=style.colour, lw=0.9, zorder=3)
-            axes.plot(value, y, style.marker, **look)
-        for (method, below), texts in cut.items():
-            axes.text(
-                low - 0.24 * gutter if below else high + 0.24 * gutter,
-                place[method],
-                "\n".join(texts),
-                ha="right" if below else "left",
-                va="center",
-                fontsize=6,
-                linespacing=0.85,
-                color=style_of(method).colour,
-            )
-        for side, edges in ((left, (low - gutter, low)), (right, (high, high + gutter))):
-            if side:
-                axes.axvspan(*edges, color="0.95", lw=0, zorder=0)
-        axes.set(xlim=(low - gutter * left, high + gutter * right), title=title, xlabel="gain over naïve (points)")
-        axes.xaxis.set_major_locator(
-            FixedLocator([t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high])
-        )
-        axes.axvline(0, color=BLACK, lw=0.8, zorder=1)
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", length=0)
-    names = [method for method in place]
-    panels[0, 0].set(yticks=[place[name] for name in names], ylim=(at - 0.8, -0.7))
-    panels[0, 0].set_yticklabels([math_label(name) for name in names])
+        marks = []
+        for method in place:
+            own = part[part.method == method].sort_values("steps")
+            for i, row in enumerate(own.itertuples()):
+                y = place[method] + 0.31 * (i - (len(own) - 1) / 2)
+                marks.append(
+                    Mark(method, y, POINT * row.gain, POINT * float(bounded(row.gain_half_width)), _fill(row.steps))
+                )
+        _forest(axes, marks, ("known", "more_data"))
+        axes.set(title=title, xlabel="gain over naïve (points)")
+    panels[0, 0].set(yticks=list(place.values()), ylim=(end - 0.75, -0.6))
+    panels[0, 0].set_yticklabels([math_label(name) for name in place])
     keys = [
-        Line2D([], [], ls="", marker="o", ms=4.2, mec=BLACK, mew=0.8, mfc=_lighter(BLACK, STEP_FILL[min(step, 3) - 1]),
+        Line2D([], [], ls="", marker="o", ms=4.2, mec=BLACK, mew=0.8, mfc=_lighter(BLACK, _fill(step)),
                label=f"{virtual(step, rate)} ({step_count(step)})")
         for step in steps
     ]  # fmt: skip
     figure.legend(handles=keys, loc="outside upper center", ncols=max(len(keys), 1))
     return figure
+
+
+def _fill(step: int) -> float:
+    """How full the marker of so many steps is: less for each, empty from three on."""
+    return (1.0, 1.0, 0.45, 0.0)[min(int(step), 3)]
 
 
 def _lighter(colour: str, fill: float) -> tuple[float, float, float]:
@@ -229,6 +253,7 @@ def learning_curves(curves: pd.DataFrame, confidence: float) -> Figure:
         )
         axes.set_title(f"{POINT * fraction:.3g} % of the labels")
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     panels[0, 0].set_ylabel("validation accuracy (%)")
     _legend_above(figure, panels.flat, 5 if width == PAGE else 2)
     return figure
@@ -263,6 +288,8 @@ def headroom(table: pd.DataFrame, source_images: int, rate: float, confidence: f
         band(axes, sizes, values, confidence, color=colour, marker=marker, label=title)
         if (rows.images == 0).any():
             axes.axhline(POINT * by_source(rows[rows.images == 0]).mean(), color=colour, ls=":", lw=1.1, zorder=1)
+    if (table.images == 0).any():
+        axes.plot([], [], color=GREY, ls=":", lw=1.1, label="from scratch")
     for size, name, ha in ((source_images, r"$|D_0|$", "right"), (source_images / rate, r"$|D_{-1}|$", "left")):
         axes.axvline(size, color=GREY, lw=0.9, ls="--", zorder=1)
         axes.annotate(
@@ -287,20 +314,14 @@ def oracle(table: pd.DataFrame) -> Figure:
     rows = table.set_index("start").loc[ordered(table.start)]
     gain, half = POINT * rows.gain, POINT * bounded(rows.half_width)
     figure, axes = plt.subplots(figsize=(COLUMN, 0.19 * len(rows) + 0.7))
-    for y, (name, value, wide) in enumerate(zip(rows.index, gain, half, strict=True)):
-        style = style_of(name)
-        axes.errorbar(value, y, xerr=wide, color=style.colour, marker=style.marker, ms=4.2, elinewidth=1, capsize=0)
-        if style.label == style_of("more_data").label:
-            axes.axvline(value, color=style.colour, ls=style.line, lw=0.9, zorder=1)
-            axes.axvspan(value - wide, value + wide, color=style.colour, alpha=0.12, lw=0, zorder=0)
-    low, high = window([0, *gain], [*(gain - half), *(gain + half)], 0.6, 1.0)
-    axes.axvline(0, color=BLACK, lw=0.8, zorder=1)
-    axes.set(
-        xlim=(low, high), ylim=(len(rows) - 0.4, -0.6), yticks=range(len(rows)), xlabel=r"gain over $\Theta_0$ (points)"
-    )
+    marks = [Mark(*mark) for mark in zip(rows.index, range(len(rows)), gain, half, strict=True)]
+    real = style_of("more_data")
+    _forest(axes, marks, [name for name in rows.index if style_of(name) in (real, style_of("known"))])
+    for mark in marks:
+        if style_of(mark.method) == real:
+            axes.axvline(mark.value, color=real.colour, ls=real.line, lw=0.9, zorder=1)
+    axes.set(ylim=(len(rows) - 0.4, -0.6), yticks=range(len(rows)), xlabel=r"gain over $\Theta_0$ (points)")
     axes.set_yticklabels([math_label(name) for name in rows.index])
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", visible=False)
     return figure
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import NullLocator
 
 from know.data import ImageSet
 from know.figures.drawing import band
@@ -165,6 +165,7 @@ def forgetting(table: pd.DataFrame, rate: float, confidence: float) -> Figure:
             band(axes, [k for k, _ in by_k], [v for _, v in by_k], confidence, color=colour, marker=marker, label=name)
         axes.set(xlabel=f"$k$: fine-tuned down to $r^k$ of $D_0$ ($r$ = {rate:g})", xticks=sorted(real.k.unique()))
         axes.invert_xaxis()
+    panels[0].set_ylim(top=min(panels[0].get_ylim()[1], 100.5))
     panels[0].set_ylabel("accuracy (%)")
     panels[1].set_ylabel("cross-entropy")
     handles, names = panels[0].get_legend_handles_labels()
@@ -192,11 +193,18 @@ def meta_validation(errors: pd.DataFrame, curves: pd.DataFrame) -> Figure:
             )
     panels[0].axhline(1, color=BLACK, lw=0.8, ls="--")
     panels[0].set(ylabel="MAE relative to no change", xticks=range(len(kinds)), title="held-out runs (bar: median)")
-    panels[0].set_yscale("log", base=2)
-    panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panels[0].set_yscale("log")
+    low, high = panels[0].get_ylim()
+    ticks = [t for t in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3) if low <= t <= high]
+    if high / low > 3:
+        ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
+    panels[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    panels[0].yaxis.set_minor_locator(NullLocator())
     panels[0].set_xticklabels(kinds)
     panels[0].grid(axis="x", visible=False)
-    panels[0].legend()
+    panels[0].legend(
+        loc="upper center", bbox_to_anchor=(0.45, -0.1), ncols=len(names), columnspacing=1, handletextpad=0.1
+    )
     for kind, curve in curves.groupby("kind"):
         panels[1].plot(curve.step, curve.mae / curve.mae.iloc[-1], color=KIND_COLOUR[str(kind)], label=kind)
     panels[1].set(xlabel="meta-training step", ylabel="MAE relative to its last", title="KNOWN on held-out runs")

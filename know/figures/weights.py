@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from know.figures.drawing import HALO, Cut, band, mark_cut, place_labels, window
+from know.figures.drawing import HALO, Cut, band, cut_off, place_labels, window
 from know.figures.style import (
     BLACK,
     KIND_COLOUR,
@@ -43,12 +44,13 @@ def predictions(table: pd.DataFrame, rate: float, confidence: float) -> Figure:
         )
         start = source.y[source.method == "naive"] if not norms else pd.Series([1.0])
         means = source[source.method.isin(methods)].groupby(["method", "step"]).y.mean()
+        core = means[means.index.get_level_values("method") == "known"]
         if norms:
-            core = means[means.index.get_level_values("method") == "known"]
             limits = window([1.0, *core], means, 2.5, 0.02)
-            axes.set(title=kind, ylim=limits, ylabel=r"$\|\hat\Theta\|\,/\,\|\Theta_0\|$" if kind == kinds[0] else "")
+            axes.set(title=kind, ylabel=r"$\|\hat\Theta\|\,/\,\|\Theta_0\|$" if kind == kinds[0] else "")
         else:
-            axes.set(title="before fine-tuning", ylabel="source accuracy (%)", ylim=(0, 103))
+            limits = 0.0, 103.0
+            axes.set(title="before fine-tuning", ylabel="source accuracy (%)")
         cuts = []
         for i, method in enumerate(methods):
             if norms and method == "shrunk":
@@ -56,13 +58,13 @@ def predictions(table: pd.DataFrame, rate: float, confidence: float) -> Figure:
             style, own = style_of(method), means[method]
             if method == "known":
                 samples = [start, *(source.y[(source.method == method) & (source.step == s)] for s in own.index)]
-                band(axes, [0, *own.index], samples, confidence, color=style.colour, zorder=4)
+                band(axes, [0, *own.index], samples, confidence, color=style.colour, zorder=2.2)
             axes.plot(
                 [0, *own.index], [start.mean(), *own], color=style.colour, ls=style.line, marker=style.marker, ms=3.2,
-                lw=1.1, zorder=3,
+                lw=1.1, zorder=2.1,
             )  # fmt: skip
             cuts += [Cut(s + 0.06 * (i - len(methods) / 2), value, style.colour) for s, value in own.items()]
-        mark_cut(axes, cuts, "{:.2f}")
+        cut_off({axes: cuts}, limits, "{:.2f}", 0.07)
         axes.set(xticks=[0, *steps], xlabel="virtual data", xlim=(-0.3, max([1, *steps]) + 0.5))
         axes.set_xticklabels(["×1", *(virtual(step, rate) for step in steps)])
     handles = [
@@ -130,7 +132,7 @@ def landscape(grid: pd.DataFrame, points: pd.DataFrame, axes_share: pd.DataFrame
         axes.locator_params(nbins=5)
         axes.plot(*theta.T, color=BLACK, lw=1.4, marker="o", ms=4, zorder=4)
         for method, steps in predicted.items():
-            _departure(axes, limits, theta[-1], steps, method)
+            _departure(axes, limits, theta[-1], steps, method, 2.6 if axes is panels[0] else 4.2)
     panels[0].set_title("path")
     panels[1].set_title(r"around $\Theta_0$")
     panels[0].add_patch(
@@ -150,7 +152,7 @@ def landscape(grid: pd.DataFrame, points: pd.DataFrame, axes_share: pd.DataFrame
         style, beyond = style_of(method), int((~whole.holds(steps)).sum())
         handles.append(
             plt.Line2D(
-                [], [], color=style.colour, ls=style.line if len(steps) > 1 or method == "known" else "", lw=1.1,
+                [], [], color=style.colour, ls="" if method == "more_data" else style.line, lw=1.1,
                 marker=style.marker, ms=8 if style.marker == "*" else 4,
                 label=math_label(method) + (f" ({beyond} beyond)" if beyond else ""),
             )
@@ -160,16 +162,19 @@ def landscape(grid: pd.DataFrame, points: pd.DataFrame, axes_share: pd.DataFrame
     for axes, limits in zip(panels, (whole, near), strict=True):
         inside = limits.holds(theta)
         names = [rf"$\Theta_{{{k:g}}}$" for k in path.steps[inside]]
-        drawn = np.concatenate([np.empty((0, 2)), *(s[limits.holds(s)] for s in predicted.values())])
+        tracks = [theta, *(np.vstack([theta[-1:], steps]) for steps in predicted.values())]
+        lines = np.concatenate([np.linspace(a, b, 25) for track in tracks for a, b in pairwise(track)])
+        drawn = lines[limits.holds(lines)]
         place_labels(axes, theta[inside], names, drawn, fontsize=8.5)
     return figure
 
 
 def _surroundings(centre: np.ndarray, predicted: dict[str, np.ndarray], whole: Limits) -> Limits:
-    """A part of the plane around Θ_0 of the whole's shape that holds most first predictions, within the grid."""
+    """A part of the plane around Θ_0 of the whole's shape that holds most predictions and all of KNOWN's, within the grid."""
     width, height = whole.right - whole.left, whole.top - whole.bottom
-    reach = [np.abs((steps[0] - centre) / (width, height)).max() for steps in predicted.values()]
-    half = float(np.clip(1.5 * np.quantile(reach, 0.7) if reach else 0.15, 0.04, 0.3))
+    reach = {m: np.abs((steps - centre) / (width, height)).max(axis=1) for m, steps in predicted.items()}
+    usual = np.quantile(np.concatenate(list(reach.values())), 0.8) if reach else 0.1
+    half = float(np.clip(1.15 * max(usual, *reach.get("known", [0.0]), 0.0), 0.03, 0.35))
     low, high = np.array([whole.left, whole.bottom]), np.array([whole.right, whole.top])
     size = np.array([width, height])
     middle = np.clip(centre, low + half * size, high - half * size)
@@ -178,7 +183,7 @@ def _surroundings(centre: np.ndarray, predicted: dict[str, np.ndarray], whole: L
     return Limits(left, right, bottom, top)
 
 
-def _departure(axes: Axes, limits: Limits, start: np.ndarray, steps: np.ndarray, method: str) -> None:
+def _departure(axes: Axes, limits: Limits, start: np.ndarray, steps: np.ndarray, method: str, size: float) -> None:
     """A prediction's steps from ``start``, up to the border if they leave it, with an arrow there."""
     style, track = style_of(method), np.vstack([start, steps])
     inside = limits.holds(track)
@@ -186,22 +191,20 @@ def _departure(axes: Axes, limits: Limits, start: np.ndarray, steps: np.ndarray,
         return
     last = int(np.argmin(inside)) if not inside.all() else len(track)
     shown = track[:last]
-    look = {"color": style.colour, "lw": 1.1, "ls": style.line, "zorder": 5}
+    look: dict[str, Any] = {"color": style.colour, "lw": 1.1, "ls": style.line, "zorder": 5}
     if method != "more_data":
         axes.plot(*shown.T, **look)
     axes.plot(
-        *shown[1:].T, ls="", marker=style.marker, color=style.colour, ms=9 if style.marker == "*" else 4, zorder=6,
+        *shown[1:].T, ls="", marker=style.marker, color=style.colour, ms=2 * size if method == "more_data" else size, zorder=6,
         mec="white", mew=0.4,
     )  # fmt: skip
     if last < len(track):
         border = limits.exit(shown[-1], track[last])
         axes.plot(*np.vstack([shown[-1], border]).T, **look)
-        axes.annotate(
-            "", border, xytext=border - 0.06 * (border - shown[-1]) / max(np.hypot(*(border - shown[-1])), 1e-12)
-            * min(limits.right - limits.left, limits.top - limits.bottom),
-            arrowprops={"arrowstyle": "-|>", "color": style.colour, "lw": 1.1, "shrinkA": 0, "shrinkB": 0},
-            annotation_clip=False, zorder=6,
-        )  # fmt: skip
+        length = 0.06 * min(limits.right - limits.left, limits.top - limits.bottom)
+        tail = border - length * (track[last] - shown[-1]) / np.hypot(*(track[last] - shown[-1]))
+        arrow = {"arrowstyle": "-|>", "color": style.colour, "lw": 1.1, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", tuple(border), xytext=tuple(tail), arrowprops=arrow, annotation_clip=False, zorder=6)
 
 
 def _nice_between(low: float, high: float) -> list[float]:
@@ -226,7 +229,7 @@ def steps(sample: pd.DataFrame, geometry: pd.DataFrame) -> Figure:
     methods = [m for m in ("known", "linear") if m in present] or present[:2]
     cosines = geometry[geometry.layer == "all"].groupby(["method", "kind"]).cosine.mean()
     figure, panels = plt.subplots(
-        len(methods), len(kinds), figsize=(PAGE, 2.05 * len(methods) + 0.15), squeeze=False, sharex="col", sharey="col"
+        len(methods), len(kinds), figsize=(PAGE, 1.85 * len(methods) + 0.1), squeeze=False, sharex="col", sharey="col"
     )
     for column, kind in zip(panels.T, kinds, strict=True):
         real = sample.real[(sample.kind == kind) & sample.method.isin(methods)]
@@ -247,7 +250,8 @@ def steps(sample: pd.DataFrame, geometry: pd.DataFrame) -> Figure:
             axes.plot([-limit, limit], [-limit, limit], color=BLACK, lw=0.8, ls="--", zorder=3)
             axes.set(xlim=(-limit, limit), ylim=(-limit, limit), box_aspect=1)
             axes.locator_params(nbins=4)
-            axes.ticklabel_format(axis="both", style="sci", scilimits=(-2, 3), useMathText=True)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
             text = f"cosine {cosines[method, kind]:.2f}" if (method, kind) in cosines.index else ""
             text += f"\n{100 * outside:.0f} % beyond" if outside >= 0.01 else ""
             axes.text(
