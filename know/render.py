@@ -86,6 +86,22 @@ def _captions(folder: Path) -> dict[str, str]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def _in_order(folder: Path, suffix: str, captions: dict[str, str]) -> list[Path]:
+    """The folder's files in the order of their captions; those without one last."""
+    rank = {name: i for i, name in enumerate(captions)}
+    return sorted(folder.glob(f"*{suffix}"), key=lambda path: (rank.get(path.stem, len(rank)), path.stem))
+
+
+def _html(path: Path) -> str:
+    """A table that is meant to be read, its long text wrapped and its words aligned left; others are only linked."""
+    if not path.with_suffix(".md").exists():
+        return ""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    words = [f"words{i}" for i, column in enumerate(table, start=1) if table[column].str.contains("[^\\W\\d]{3}").any()]
+    wraps = ["wrap"] if any(table[column].str.len().max() > 34 for column in table) else []
+    return table.to_html(index=False, border=0, classes=[*words, *wraps])
+
+
 def render(executed: Sequence[Path], reports: Path) -> None:
     """Render the notebooks to ``reports/notebooks``, and an index of them, the figures and the tables."""
     pages = [(f"{path.stem}.html", title_of(nbformat.read(path, as_version=4), path.stem)) for path in executed]
@@ -97,19 +113,18 @@ def render(executed: Sequence[Path], reports: Path) -> None:
         {
             "name": path.stem,
             "caption": table_captions.get(path.stem, path.stem.replace("_", " ")),
-            "html": pd.read_csv(path, dtype=str, keep_default_na=False).to_html(index=False, border=0)
-            if path.with_suffix(".md").exists()
-            else "",
+            "html": _html(path),
             "files": [p.name for p in sorted(tables.glob(f"{path.stem}.*"))],
         }
-        for path in sorted(tables.glob("*.csv"))
+        for path in _in_order(tables, ".csv", table_captions)
     ]
     findings = reports / "findings.md"
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
     text = environment.get_template("index.html.j2").render(
         pages=pages,
         figures=[
-            {"name": p.stem, "caption": figure_captions.get(p.stem, p.stem)} for p in sorted(figures.glob("*.png"))
+            {"name": p.stem, "caption": figure_captions.get(p.stem, p.stem)}
+            for p in _in_order(figures, ".png", figure_captions)
         ],
         tables=shown,
         findings=markdown2html(findings.read_text()) if findings.exists() else "",

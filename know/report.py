@@ -1,4 +1,9 @@
-"""From tidy results to the paper's tables and the numbers in ``metrics.json``."""
+"""From tidy results to the paper's tables, the sentences that a run says, and the numbers in ``metrics.json``.
+
+Accuracies and gains are shares in data frames and numbers, percent and points in text. The independent units are source
+seeds. The primary outcome is *pooled*: one number a source seed, the mean over its downstream seeds and over the numbers
+of labels; claims and comparisons are made with it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,25 @@ import pandas as pd
 
 from know.figures import METHOD_STYLE, label, virtual
 from know.paths import atomic
-from know.statistics import Estimate, effect_size, holm, mean_interval, paired_p
+from know.statistics import (
+    Estimate,
+    Interval,
+    effect_size,
+    holm,
+    mean_interval,
+    mixed_model,
+    nested_bootstrap,
+    paired_p,
+)
+
+Start = tuple[str, int]
+"""A start to fine-tune from: method and steps."""
+
+NAIVE: Start = ("naive", 0)
+ONCE = ("scratch", "more_data", "shrink_perturb", "trained_on")
+"""Starts whose steps, if any, do not stand for amounts of virtual data."""
+
+# --- units ------------------------------------------------------------------------------------------------------
 
 
 def by_source_seed(transfer: pd.DataFrame) -> pd.DataFrame:
@@ -24,6 +47,83 @@ def by_source_seed(transfer: pd.DataFrame) -> pd.DataFrame:
     return table.pivot_table(index=["method", "steps", "fraction"], columns="source_seed", values="accuracy")
 
 
+def pooled_runs(transfer: pd.DataFrame, column: str = "accuracy") -> pd.DataFrame:
+    """``column`` averaged over fractions, for each pair of seeds; NaN where a fraction is missing.
+
+    Returns:
+        Rows of method, steps; columns of source_seed, downstream_seed.
+    """
+    table = transfer.assign(source_seed=transfer.seed // 1000, downstream_seed=transfer.seed % 1000)
+    pair = ["source_seed", "downstream_seed"]
+    wide = table.pivot_table(index=["method", "steps"], columns=["fraction", *pair], values=column)
+    fractions = transfer.fraction.nunique()
+    sums = wide.T.groupby(level=pair).sum(min_count=fractions) / fractions
+    return sums.T.dropna(how="all")
+
+
+def pooled(transfer: pd.DataFrame, column: str = "accuracy") -> pd.DataFrame:
+    """``pooled_runs`` averaged over downstream seeds: rows of method, steps; a column a source seed."""
+    return pooled_runs(transfer, column).T.groupby(level="source_seed").mean().T
+
+
+def starts_in_order(starts: Sequence[Start]) -> list[Start]:
+    """In the order of the figures' legend; those of no known name last."""
+    names = [*METHOD_STYLE, *sorted({method for method, _ in starts} - METHOD_STYLE.keys())]
+    return sorted(starts, key=lambda start: (names.index(start[0]), start[1]))
+
+
+def difference(units: pd.DataFrame, start: Start, other: Start) -> pd.Series[float]:
+    """Paired difference of two starts over the columns of ``units`` that both have."""
+    return (units.loc[start] - units.loc[other]).dropna()
+
+
+# --- text -------------------------------------------------------------------------------------------------------
+
+
+def percent(mean: float, half_width: float, signed: bool = False) -> str:
+    """ "84.1 ± 0.6" from shares; a single unit has no interval."""
+    return number(100 * mean, 100 * half_width, 1, signed)
+
+
+def number(mean: float, half_width: float = np.inf, digits: int = 3, signed: bool = False) -> str:
+    """ "0.841 ± 0.006", or without an interval where there is none; "–" for NaN."""
+    if np.isnan(mean):
+        return "–"
+    text = f"{round(mean, digits) + 0.0:{'+' if signed else ''}.{digits}f}"  # + 0.0: no negative zero
+    return text + (f" ± {half_width:.{digits}f}" if np.isfinite(half_width) else "")
+
+
+def points(estimate: Estimate) -> str:
+    """ "+0.3 ± 0.2" points from a difference of shares."""
+    return percent(estimate.mean, estimate.half_width, True)
+
+
+def p_text(p: float) -> str:
+    """ "0.012", "< 0.001"."""
+    return "–" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def data_of(start: Start, rate: float) -> str:
+    """ "×4", or "–" for starts that stand for no amount of data."""
+    method, step = start
+    return "–" if method in ONCE else virtual(step, rate)
+
+
+def name_of(start: Start, rate: float) -> str:
+    """ "KNOWN ×2"."""
+    return f"{label(start[0])} {data_of(start, rate)}".removesuffix(" –").removesuffix(" ×1")
+
+
+def verdict(gain: Estimate) -> str:
+    """Better or worse by more than the interval, or no clear difference."""
+    if not gain.excludes_zero:
+        return "no clear difference"
+    return "better" if gain.mean > 0 else "worse"
+
+
+# --- transfer ---------------------------------------------------------------------------------------------------
+
+
 def summarise(transfer: pd.DataFrame, labels: int, confidence: float) -> pd.DataFrame:
     """Mean accuracy with its interval, and the paired difference to naïve transfer with its interval and p value.
 
@@ -32,22 +132,22 @@ def summarise(transfer: pd.DataFrame, labels: int, confidence: float) -> pd.Data
         labels: how many downstream labels a fraction of 1 stands for.
 
     Returns:
-        Rows of method, steps, fraction, labels, mean, half_width, gain, gain_half_width, p, seeds, in the order of the
-        figures' legend; accuracies are shares.
+        Rows of method, steps, fraction, labels, mean, half_width, gain, gain_half_width, p, units, runs, in the order of
+        the figures' legend; accuracies are shares.
     """
     units = by_source_seed(transfer)
     runs = transfer.groupby(["method", "steps", "fraction"]).size()
     rows = []
-    for key, accuracies in units.iterrows():
-        method, steps, fraction = key
-        mean = mean_interval(accuracies, confidence)
-        difference = accuracies - units.loc[("naive", 0, fraction)]
-        gain = mean_interval(difference, confidence)
-        p = paired_p(difference) if method != "naive" else np.nan
-        rows.append(
-            (method, steps, fraction, round(fraction * labels), mean.mean, mean.half_width, gain.mean, gain.half_width, p,
-             mean.units, runs[key])
-        )  # fmt: skip
+    for method, steps in starts_in_order([*dict.fromkeys((m, s) for m, s, _ in units.index)]):
+        for fraction, accuracies in units.loc[(method, steps)].iterrows():
+            mean = mean_interval(accuracies.dropna(), confidence)
+            paired = (accuracies - units.loc[(*NAIVE, fraction)]).dropna()
+            gain = mean_interval(paired, confidence)
+            p = paired_p(paired) if method != "naive" else np.nan
+            rows.append(
+                (method, steps, fraction, round(fraction * labels), mean.mean, mean.half_width, gain.mean,
+                 gain.half_width, p, mean.units, runs[method, steps, fraction])
+            )  # fmt: skip
     columns = [
         "method",
         "steps",
@@ -61,55 +161,129 @@ def summarise(transfer: pd.DataFrame, labels: int, confidence: float) -> pd.Data
         "units",
         "runs",
     ]
-    summary = pd.DataFrame(rows, columns=columns)
-    rank = {method: i for i, method in enumerate(METHOD_STYLE)}
-    return summary.sort_values(
-        ["method", "steps", "fraction"], key=lambda c: c.map(rank) if c.name == "method" else c, ignore_index=True
-    )
-
-
-def percent(mean: float, half_width: float, signed: bool = False) -> str:
-    """ "84.1 ± 0.6" from shares; a single unit has no interval."""
-    sign = "+" if signed else ""
-    return f"{100 * mean:{sign}.1f}" + (f" ± {100 * half_width:.1f}" if np.isfinite(half_width) else "")
+    return pd.DataFrame(rows, columns=columns)
 
 
 def transfer_table(summary: pd.DataFrame, rate: float) -> pd.DataFrame:
     """The summary as a reader wants it: a row a method and step, a column a number of labels, gains beside."""
-    rows: dict[tuple[str, str], dict[str, str]] = {}
+    rows: dict[Start, dict[str, str]] = {}
     for row in summary.itertuples():
-        data = "–" if row.method == "scratch" else virtual(int(row.steps), rate)
-        cells = rows.setdefault((label(row.method), data), {})
+        start = (str(row.method), int(row.steps))
+        cells = rows.setdefault(start, {"start": label(start[0]), "data": data_of(start, rate)})
         cells[f"{row.labels} labels"] = percent(row.mean, row.half_width)
         cells[f"gain, {row.labels}"] = "–" if row.method == "naive" else percent(row.gain, row.gain_half_width, True)
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.index = pd.MultiIndex.from_tuples(table.index, names=["start", "data"])
-    accuracy = [c for c in table.columns if not c.startswith("gain")]
-    return table[accuracy + [c for c in table.columns if c.startswith("gain")]].reset_index()
+    table = pd.DataFrame(rows.values()).fillna("–")
+    plain = [c for c in table.columns if not c.startswith("gain")]
+    return table[plain + [c for c in table.columns if c.startswith("gain")]]
 
 
-def comparisons(transfer: pd.DataFrame, summary: pd.DataFrame, rate: float) -> pd.DataFrame:
-    """Every predicted start against naïve transfer: gain in points, the paired t test's p value, Holm's correction over
-    all of these comparisons, and the effect size (Hedges' g), over source seeds as units."""
-    units = by_source_seed(transfer)
-    rows = summary[~summary.method.isin(["naive", "scratch", "more_data"])].reset_index(drop=True)
-    effects = [
-        effect_size(units.loc[(row.method, row.steps, row.fraction)] - units.loc[("naive", 0, row.fraction)])
-        for row in rows.itertuples()
-    ]
+def compare(transfer: pd.DataFrame, pairs: Sequence[tuple[Start, Start]], confidence: float) -> pd.DataFrame:
+    """Paired differences of pooled accuracy over source seeds, as one family of comparisons.
+
+    Args:
+        pairs: start and what it is compared with; those that ``transfer`` lacks are left out.
+
+    Returns:
+        start, other, gain, half_width, p, p_holm, effect (Hedges' g), units, verdict: better or worse if the corrected
+        p value is below 1 - ``confidence``, else no clear difference.
+    """
+    units, rows = pooled(transfer), []
+    for start, other in pairs:
+        if start not in units.index or other not in units.index or (paired := difference(units, start, other)).empty:
+            continue
+        gain = mean_interval(paired, confidence)
+        rows.append((start, other, gain.mean, gain.half_width, paired_p(paired), effect_size(paired), gain.units))
+    table = pd.DataFrame(rows, columns=["start", "other", "gain", "half_width", "p", "effect", "units"])
+    table.insert(5, "p_holm", holm(table.p))
+    clear = table.p_holm < 1 - confidence
+    table["verdict"] = np.where(~clear, "no clear difference", np.where(table.gain > 0, "better", "worse"))
+    return table
+
+
+def comparisons(transfer: pd.DataFrame, rate: float, confidence: float) -> pd.DataFrame:
+    """Every start but scratch and the real Θ_{-1} against naïve transfer, pooled; a row a start and step."""
+    starts = starts_in_order(list(pooled(transfer).index))
+    pairs = [(start, NAIVE) for start in starts if start[0] not in ("naive", "scratch", "more_data")]
+    return _comparison_table(compare(transfer, pairs, confidence), rate).drop(columns="against")
+
+
+def _comparison_table(found: pd.DataFrame, rate: float) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "start": rows.method.map(label),
-            "data": rows.steps.map(lambda step: virtual(step, rate)),
-            "labels": rows.labels,
-            "gain": [percent(row.gain, row.gain_half_width, True) for row in rows.itertuples()],
-            "p": rows.p.map("{:.3f}".format),
-            "p, Holm": holm(rows.p).map("{:.3f}".format),
-            "effect size": [f"{effect:+.2f}" for effect in effects],
-            "source seeds": rows.units,
-            "runs": rows.runs,
+            "start": [label(method) for method, _ in found.start],
+            "data": [data_of(start, rate) for start in found.start],
+            "against": [label(method) for method, _ in found.other],
+            "difference": [percent(row.gain, row.half_width, True) for row in found.itertuples()],
+            "verdict": found.verdict,
+            "p": found.p.map(p_text),
+            "p, Holm": found.p_holm.map(p_text),
+            "g": [number(effect, digits=2, signed=True) for effect in found.effect],
+            "n": found.units,
         }
     )
+
+
+def against(transfer: pd.DataFrame, start: Start, other: str) -> Start | None:
+    """The step at which ``other`` is to be compared with ``start``: the same, or its only one; None if there is none."""
+    steps = sorted(transfer.steps[transfer.method == other].unique())
+    if start[1] in steps:
+        return other, start[1]
+    return (other, int(steps[0])) if len(steps) == 1 else None
+
+
+def control_pairs(
+    transfer: pd.DataFrame, candidates: Sequence[str] = ("known", "scale_free")
+) -> list[tuple[Start, Start]]:
+    """Each step of each candidate, and every control and other method at that step; not naïve transfer (``comparisons``
+    has it), scratch and the real Θ_{-1}. Two candidates are compared once."""
+    starts = starts_in_order(list(pooled(transfer).index))
+    methods = [m for m in dict.fromkeys(m for m, _ in starts) if m not in ("naive", "scratch", "more_data")]
+    return [
+        (start, other)
+        for i, candidate in enumerate(candidates)
+        for start in starts
+        if start[0] == candidate
+        for method in methods
+        if method not in candidates[: i + 1] and (other := against(transfer, start, method))
+    ]
+
+
+def controls(transfer: pd.DataFrame, rate: float, confidence: float) -> pd.DataFrame:
+    """KNOWN and scale-free KNOWN against every control and every other method at the same step, pooled."""
+    return _comparison_table(compare(transfer, control_pairs(transfer), confidence), rate)
+
+
+def robustness(transfer: pd.DataFrame, rate: float, confidence: float) -> pd.DataFrame:
+    """The comparisons of ``controls`` by Student's t over source seeds, by the nested bootstrap, and by a mixed model
+    with a random intercept a source seed; an unbalanced design has no bootstrap."""
+    runs, rows = pooled_runs(transfer), []
+    for start, other in control_pairs(transfer):
+        paired = difference(runs, start, other)
+        if paired.empty:
+            continue
+        wide = paired.unstack("downstream_seed")
+        full = not wide.isna().to_numpy().any()
+        gain = mean_interval(wide.mean(axis=1), confidence)
+        rows.append(
+            {
+                "start": label(start[0]),
+                "data": data_of(start, rate),
+                "against": label(other[0]),
+                "t": points(gain),
+                "nested bootstrap": _interval_text(nested_bootstrap(wide, confidence)) if full else "–",
+                "mixed model": _interval_text(mixed_model(wide, confidence)),
+            }
+        )
+    return pd.DataFrame(rows, columns=["start", "data", "against", "t", "nested bootstrap", "mixed model"])
+
+
+def _interval_text(interval: Interval) -> str:
+    if not interval.bounded:
+        return "–"
+    return " to ".join(number(100 * end, digits=1, signed=True) for end in (interval.low, interval.high))
+
+
+# --- forgetting, the pair of tasks, what a run says -------------------------------------------------------------
 
 
 def forgetting_drops(table: pd.DataFrame, images: str = "test") -> pd.Series[float]:
@@ -147,108 +321,104 @@ def check_pair(summary: pd.DataFrame) -> list[str]:
     rows = summary.set_index(["method", "steps", "fraction"])
     lines = []
     for fraction in sorted(summary.fraction.unique()):
-        labels = int(rows.loc[("naive", 0, fraction), "labels"])
-        scratch = Estimate(-rows.gain["scratch", 0, fraction], rows.gain_half_width["scratch", 0, fraction], 0)
-        clear = scratch.mean > 0 and scratch.excludes_zero
-        verdict = "naïve transfer beats" if clear else "WARNING: naïve transfer does not clearly beat"
-        line = f"{labels} labels: {verdict} scratch ({percent(scratch.mean, scratch.half_width, True)} points)"
+        parts = []
+        if ("scratch", 0, fraction) in rows.index:
+            scratch = Estimate(-rows.gain["scratch", 0, fraction], rows.gain_half_width["scratch", 0, fraction], 0)
+            beats = verdict(scratch) == "better"
+            words = "naïve transfer beats" if beats else "WARNING: naïve transfer does not clearly beat"
+            parts.append(f"{words} scratch ({points(scratch)} points)")
         if ("more_data", 1, fraction) in rows.index:
             more = Estimate(rows.gain["more_data", 1, fraction], rows.gain_half_width["more_data", 1, fraction], 0)
-            clear = more.mean > 0 and more.excludes_zero
-            room = "there is headroom" if clear else "WARNING: no clear headroom"
-            line += f"; {room}, the real Θ₋₁ gains {percent(more.mean, more.half_width, True)} points"
-        lines.append(line + ".")
+            room = "there is headroom" if verdict(more) == "better" else "WARNING: no clear headroom"
+            parts.append(f"{room}, the real Θ₋₁ gains {points(more)} points")
+        if parts:
+            lines.append(f"{int(rows.loc[(*NAIVE, fraction), 'labels'])} labels: {'; '.join(parts)}.")
     return lines
 
 
-def findings(transfer: pd.DataFrame, labels: int, rate: float, confidence: float) -> list[str]:
-    """KNOWN against naïve transfer, against its own shrinking without a direction, and against linear extrapolation:
-    a sentence for each number of labels and each step, in which "better" means by more than the interval."""
-    units = by_source_seed(transfer)
+def bottom_line(transfer: pd.DataFrame, labels: int, rate: float, confidence: float) -> str:
+    """KNOWN against naïve transfer at each step, pooled, and in words: beats, does worse than, or no clear difference."""
+    units = pooled(transfer)
+    steps = sorted(step for method, step in units.index if method == "known")
+    gains = {step: mean_interval(difference(units, ("known", step), NAIVE), confidence) for step in steps}
+    at = {
+        word: [virtual(step, rate) for step in steps if verdict(gains[step]) == word]
+        for word in ("better", "worse", "no clear difference")
+    }
+    if at["better"]:
+        text = f"KNOWN beats naïve transfer at {', '.join(at['better'])}"
+        text += f", and does worse at {', '.join(at['worse'])}" if at["worse"] else ""
+    elif at["worse"]:
+        text = f"KNOWN does worse than naïve transfer at {', '.join(at['worse'])}, and beats it nowhere"
+    else:
+        text = "KNOWN and naïve transfer do not clearly differ"
+    counts = ", ".join(f"{round(fraction * labels)}" for fraction in sorted(transfer.fraction.unique()))
+    each = ", ".join(f"{virtual(step, rate)} {points(gain)}" for step, gain in gains.items())
+    seeds = max(gain.units for gain in gains.values())
+    return f"**{text}**: {each} points (mean over {counts} labels, {seeds} source seeds, {100 * confidence:g} % intervals)."
+
+
+def findings(transfer: pd.DataFrame, rate: float, confidence: float) -> list[str]:
+    """KNOWN against its controls and rivals, and scale-free KNOWN against naïve transfer, at each step, pooled; then how many
+    of the comparisons of ``controls`` remain after Holm's correction. "Better" is by more than the interval."""
+    units = pooled(transfer)
     lines = []
-    for fraction in sorted(transfer.fraction.unique()):
-        for step in sorted(transfer.steps[transfer.method == "known"].unique()):
-            known = units.loc[("known", step, fraction)]
-            words = []
-            for method, other in (("naive", 0), ("shrunk", step), ("linear", step)):
-                if (method, other, fraction) not in units.index:
-                    continue
-                gain = mean_interval(known - units.loc[(method, other, fraction)], confidence)
-                verdict = "no clear difference"
-                if gain.excludes_zero:
-                    verdict = "better" if gain.mean > 0 else "worse"
-                words.append(f"against {label(method)} {percent(gain.mean, gain.half_width, True)} ({verdict})")
-            lines.append(f"{round(fraction * labels)} labels, KNOWN {virtual(step, rate)}: {'; '.join(words)}.")
+    questions = [("known", m) for m in ("shrunk", "shrink_perturb", "linear")] + [("scale_free", "naive")]
+    for method, rival in [*questions, ("scale_free_shrunk", "shrink_perturb")]:
+        words = []
+        for start in starts_in_order([start for start in units.index if start[0] == method]):
+            other = NAIVE if rival == "naive" else against(transfer, start, rival)
+            if other is not None and other in units.index:
+                gain = mean_interval(difference(units, start, other), confidence)
+                words.append(f"{virtual(start[1], rate)} {points(gain)} ({verdict(gain)})")
+        if words:
+            lines.append(f"{label(method)} against {label(rival)}: {', '.join(words)}.")
+    counts = compare(transfer, control_pairs(transfer, ("known",)), confidence).verdict.value_counts()
+    if counts.sum():
+        lines.append(
+            f"Of {counts.sum()} comparisons of KNOWN with controls and other methods, after Holm's correction it is better in"
+            f" {counts.get('better', 0)} and worse in {counts.get('worse', 0)}."
+        )
     return lines
 
 
-def findings_page(verdict: str, pair: Sequence[str], lines: Sequence[str]) -> str:
-    """What a run says, as a Markdown list: forgetting, whether the test is fair, KNOWN against the others."""
-    return "".join(f"- {line}\n" for line in (verdict, *pair, *lines))
+def findings_page(lines: Sequence[str]) -> str:
+    """What a run says, as a Markdown list."""
+    return "".join(f"- {line}\n" for line in lines)
 
 
-def write_text(text: str, path: Path) -> None:
-    """Write under a temporary name, then rename."""
-    with atomic(path) as temporary:
-        temporary.write_text(text)
+# --- other tables -----------------------------------------------------------------------------------------------
 
 
-def write_table(table: pd.DataFrame, folder: Path, name: str) -> None:
-    """Write ``name.csv``, ``name.md`` and ``name.tex`` (booktabs)."""
-    texts = {
-        "csv": table.to_csv(index=False, float_format="%.6g"),
-        "md": table.to_markdown(index=False) + "\n",
-        "tex": table.rename(columns=str).to_latex(index=False, escape=True, float_format="%.4g"),
-    }
-    for suffix, text in texts.items():
-        write_text(text, folder / f"{name}.{suffix}")
+def selection_table(selection: pd.DataFrame) -> pd.DataFrame:
+    """What was chosen on validation data, for each method that had a choice, beside the candidates it was chosen from."""
+    rows = []
+    for method, candidates in selection.groupby("method", sort=False):
+        chosen = candidates[candidates.chosen].iloc[0]
+        rows.append(
+            {
+                "start": label(str(method)),
+                "chosen": chosen.options,
+                "validation accuracy": percent(chosen.accuracy, chosen.half_width),
+                "candidates": len(candidates),
+                "their range": f"{100 * candidates.accuracy.min():.1f} to {100 * candidates.accuracy.max():.1f}",
+                "source seeds": chosen.units,
+            }
+        )
+    return pd.DataFrame(rows)
 
 
-def write_json(values: Mapping[str, object], path: Path) -> None:
-    """Write metrics, six significant digits, keys in the order given."""
-    rounded = json.loads(json.dumps(values), parse_float=lambda text: float(f"{float(text):.6g}"))
-    write_text(json.dumps(rounded, indent=2) + "\n", path)
-
-
-def metrics(summary: pd.DataFrame, forgetting: pd.DataFrame, meta_errors: pd.DataFrame) -> dict[str, object]:
-    """The numbers that ``dvc metrics diff`` compares: transfer accuracy, forgetting, KNOWN's held-out error."""
-    accuracy: dict[str, dict[str, float]] = {}
-    for row in summary.itertuples():
-        accuracy.setdefault(f"{row.method}_{row.steps}", {})[f"labels_{row.labels}"] = float(row.mean)
-    errors = meta_errors.pivot_table(index="kind", columns="predictor", values="mae")
-    ratio = (errors["KNOWN"] / errors["no change"]).to_dict()
-    return {
-        "transfer_accuracy": accuracy,
-        "forgetting_drop": float(forgetting_drops(forgetting).mean()),
-        "known_error_over_no_change": {str(kind): float(value) for kind, value in ratio.items()},
-    }
-
-
-FIGURE_CAPTIONS = {
-    "schematic": "The idea: fine-tuning on nested, ever smaller subsets is structured forgetting; read backwards, the "
-    "path is one of growing data, and KNOWN predicts one step past the real weights.",
-    "forgetting": "Structured forgetting: accuracy and loss of Θ₀, Θ₁, … on kept, dropped and test images (band: "
-    "interval of the mean over source seeds).",
-    "meta_validation": "KNOWN on held-out runs of the meta-dataset, beside linear extrapolation and relative to no change.",
-    "predictions": "Norms of the predicted weights relative to Θ₀'s by kind, and source accuracy before fine-tuning.",
-    "transfer": "Downstream accuracy against the amount of virtual data (bars: interval of the paired difference to naïve transfer).",
-    "gains": "Gain over naïve transfer, paired by seed, with its interval.",
-}
-TABLE_CAPTIONS = {
-    "transfer": "All fine-tuning runs, one a row.",
-    "transfer_summary": "Downstream accuracy (%), and gain over naïve transfer in points, by number of labels: mean and "
-    "interval over source seeds.",
-    "comparisons": "Each start against naïve transfer, paired by seed: gain in points with its interval, p value of the "
-    "t test, with Holm's correction over the whole table, and Hedges' g.",
-    "forgetting": "Accuracy (%) of Θₖ: mean and interval over source seeds.",
-    "meta_validation": "Mean absolute error on held-out runs relative to no change: median over runs.",
-}
+def cost_table(cost: pd.DataFrame) -> pd.DataFrame:
+    """Time and memory as measured, three significant digits."""
+    return cost.assign(value=[f"{value:.3g}" for value in cost.value])
 
 
 def forgetting_table(forgetting: pd.DataFrame, confidence: float) -> pd.DataFrame:
     """Accuracy of each Θ_k on kept, dropped, validation and test images, as text with its interval."""
     cells = forgetting.groupby(["k", "images"])["accuracy"].agg(lambda a: _estimate(a, confidence))
-    table = cells.unstack("images").fillna("–").reindex(columns=["kept", "dropped", "validation", "test"])
+    table = (
+        cells.unstack("images").reindex(columns=["kept", "dropped", "validation", "test"]).astype(object).fillna("–")
+    )
     return table.rename_axis("k").reset_index()
 
 
@@ -260,7 +430,91 @@ def _estimate(values: pd.Series[float], confidence: float) -> str:
 def meta_table(errors: pd.DataFrame) -> pd.DataFrame:
     """By kind: the median over held-out runs of each predictor's error relative to no change."""
     wide = errors.pivot_table(index=["kind", "run"], columns="predictor", values="mae")
-    ratios = wide.div(wide["no change"], axis=0)[["linear", "KNOWN"]]
+    order = [name for name in dict.fromkeys(errors.predictor) if name != "no change"]
+    ratios = wide.div(wide["no change"], axis=0)[order]
     table = ratios.groupby("kind").median()
     table["runs"] = ratios.groupby("kind").size()
     return table.reset_index()
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write under a temporary name, then rename."""
+    with atomic(path) as temporary:
+        temporary.write_text(text)
+
+
+LATEX = str.maketrans(
+    {"Θ": r"\ensuremath{\Theta}", "θ": r"\ensuremath{\theta}", "λ": r"\ensuremath{\lambda}", "Σ": r"\ensuremath{\Sigma}"}
+    | {"×": r"\ensuremath{\times}", "±": r"\ensuremath{\pm}", "→": r"\ensuremath{\to}", "≤": r"\ensuremath{\le}"}
+    | {"₋": r"\textsubscript{--}", "ₖ": r"\textsubscript{k}", "\N{COMBINING CIRCUMFLEX ACCENT}": ""}
+    | {chr(0x2080 + digit): rf"\textsubscript{{{digit}}}" for digit in range(10)}
+    | {"–": "--", "…": r"\dots{}", "’": "'"}
+)  # fmt: skip
+"""What pdfLaTeX has no character for."""
+
+
+def write_table(table: pd.DataFrame, folder: Path, name: str) -> None:
+    """Write ``name.csv``, ``name.md`` and ``name.tex`` (booktabs; a wide table's long columns are wrapped)."""
+    text = table.rename(columns=str)
+    widths = [max(len(c), *text[c].astype(str).str.len()) if len(text) else len(c) for c in text]
+    long = [width > 16 and sum(widths) > 100 for width in widths]
+    free = max(0.3, 0.95 - 0.011 * sum(width for width, wraps in zip(widths, long, strict=True) if not wraps))
+    share = free / max(1, sum(width for width, wraps in zip(widths, long, strict=True) if wraps))
+    formats = [rf"p{{{share * w:.2f}\linewidth}}" if wraps else "l" for w, wraps in zip(widths, long, strict=True)]
+    latex = text.to_latex(index=False, escape=True, float_format="%.4g", column_format="".join(formats))
+    texts = {
+        "csv": table.to_csv(index=False, float_format="%.6g"),
+        "md": table.to_markdown(index=False, disable_numparse=True, floatfmt=".4g") + "\n",
+        "tex": latex.translate(LATEX),
+    }
+    for suffix, content in texts.items():
+        write_text(content, folder / f"{name}.{suffix}")
+
+
+def write_json(values: Mapping[str, object], path: Path) -> None:
+    """Write metrics, six significant digits, keys in the order given."""
+    rounded = json.loads(json.dumps(values), parse_float=lambda text: float(f"{float(text):.6g}"))
+    write_text(json.dumps(rounded, indent=2) + "\n", path)
+
+
+def metrics(
+    transfer: pd.DataFrame,
+    summary: pd.DataFrame,
+    forgetting: pd.DataFrame,
+    meta_errors: pd.DataFrame,
+    recovery: Mapping[str, Interval],
+    confidence: float,
+) -> dict[str, object]:
+    """The numbers that ``dvc metrics diff`` compares: transfer accuracy, gain over naïve transfer by labels and pooled,
+    headroom, recovery ratios, forgetting, KNOWN's held-out error. An end that has no bound is null."""
+    accuracy: dict[str, dict[str, object]] = {}
+    gain: dict[str, dict[str, dict[str, float | None]]] = {}
+    for row in summary.itertuples():
+        start = f"{row.method}_{row.steps}"
+        accuracy.setdefault(start, {})[f"labels_{row.labels}"] = float(row.mean)
+        if row.method != "naive":
+            gain.setdefault(start, {})[f"labels_{row.labels}"] = _ends(mean=row.gain, half_width=row.gain_half_width)
+    units = pooled(transfer)
+    for method, steps in units.index:
+        own = mean_interval(units.loc[(method, steps)].dropna(), confidence)
+        accuracy[f"{method}_{steps}"]["pooled"] = _ends(mean=own.mean, half_width=own.half_width)
+        if method != "naive":
+            found = mean_interval(difference(units, (method, steps), NAIVE), confidence)
+            gain[f"{method}_{steps}"]["pooled"] = _ends(mean=found.mean, half_width=found.half_width)
+    errors = meta_errors.pivot_table(index="kind", columns="predictor", values="mae")
+    ratio = (errors["KNOWN"] / errors["no change"]).to_dict()
+    values: dict[str, object] = {"transfer_accuracy": accuracy, "gain": gain}
+    if "more_data_1" in gain:
+        values["headroom"] = gain["more_data_1"]
+    return values | {
+        "recovery": {name: _ends(value=one.value, low=one.low, high=one.high) for name, one in recovery.items()},
+        "forgetting_drop": float(forgetting_drops(forgetting).mean()),
+        "known_error_over_no_change": {str(kind): float(value) for kind, value in ratio.items()},
+    }
+
+
+def _ends(**values: float) -> dict[str, float | None]:
+    return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}

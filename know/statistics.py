@@ -8,6 +8,7 @@ downstream seeds each, the source seeds' means are independent and normal with v
 quantile, too narrow for few seeds; the nested bootstrap resamples the few seeds there are, and is mostly too narrow.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.special import gammaln
+
+EQUAL = 1e-12
+"""Shares that differ by less are equal but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,37 @@ def nested_bootstrap(values: ArrayLike, confidence: float = 0.95, resamples: int
     return Interval(float(matrix.mean()), float(low), float(high), sources)
 
 
+def mixed_model(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """The mean of ``values`` (source seeds, downstream seeds; NaN: missing) by a mixed model, a random intercept a source
+    seed, fitted by REML, with its normal interval.
+
+    Where source seeds differ no more than chance has it, their variance is estimated as 0 and the model is that of
+    independent values. ``mean_interval`` of the source seeds' means is the one to report; this is a check on it. The interval
+    has no bound where there is but one source seed, or the fit fails.
+    """
+    from statsmodels.regression.mixed_linear_model import MixedLM  # half a second, and few need it
+
+    matrix = np.asarray(values, dtype=float)
+    present, sources = ~np.isnan(matrix), len(matrix)
+    y, groups = matrix[present], np.nonzero(present)[0]
+    mean, spread = float(y.mean()), float(y.std())
+    if sources < 2 or spread < EQUAL:
+        end = 0.0 if sources > 1 else float("inf")
+        return Interval(mean, mean - end, mean + end, sources)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a variance at its boundary
+        try:
+            # In units of the spread, in which the optimiser's tolerances are meant.
+            fit = MixedLM((y - mean) / spread, np.ones_like(y), groups).fit(reml=True)
+            centre, error = float(fit.fe_params[0]), float(fit.bse_fe[0])
+        except (np.linalg.LinAlgError, ValueError):
+            centre, error = 0.0, float("nan")
+    if not np.isfinite(error):
+        return Interval(mean, float("-inf"), float("inf"), sources)
+    half = float(stats.norm.ppf(0.5 + confidence / 2)) * error
+    return Interval(mean + spread * centre, mean + spread * (centre - half), mean + spread * (centre + half), sources)
+
+
 def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, confidence: float = 0.95) -> Interval:
     """The ratio of the means of paired values (n,) and Fieller's interval, exact for normal pairs.
 
@@ -110,10 +145,11 @@ def recovery(predicted: ArrayLike, naive: ArrayLike, real: ArrayLike, confidence
 
 
 def paired_p(differences: "np.ndarray | pd.Series[float]") -> float:
-    """Two-sided p value of the paired t test that the mean difference is 0 (1 if all are 0 or there is but one)."""
+    """Two-sided p value of the paired t test that the mean difference is 0 (1 if there is but one; of equal ones 1 if they
+    are 0, else 0)."""
     array = np.asarray(differences, dtype=float)
-    if len(array) < 2 or np.all(array == 0):
-        return 1.0
+    if len(array) < 2 or np.ptp(array) < EQUAL:
+        return float(len(array) < 2 or abs(array.mean()) < EQUAL)
     return float(stats.ttest_1samp(array, 0.0).pvalue)
 
 
@@ -134,7 +170,7 @@ def effect_size(differences: ArrayLike) -> float:
     """
     array = np.asarray(differences, dtype=float)
     m = len(array) - 1
-    if m < 2 or np.ptp(array) == 0:
+    if m < 2 or np.ptp(array) < EQUAL:
         return float("nan")
     correction = np.exp(gammaln(m / 2) - gammaln((m - 1) / 2)) / np.sqrt(m / 2)
     return float(correction * array.mean() / array.std(ddof=1))

@@ -4,14 +4,13 @@ import pytest
 import statsmodels.formula.api as smf
 from scipy import stats
 
-from know import report
-from know.experiment.evaluate import paired_seed
 from know.statistics import (
     Interval,
     calibration_error,
     effect_size,
     holm,
     mean_interval,
+    mixed_model,
     nested_bootstrap,
     paired_p,
     ratio_interval,
@@ -35,7 +34,7 @@ def test_coverage_is_what_it_says():
 
 def test_one_unit_has_no_interval():
     assert mean_interval([2.0]).half_width == np.inf and not mean_interval([2.0]).excludes_zero
-    assert paired_p([2.0]) == 1.0 and paired_p([0.0, 0.0]) == 1.0
+    assert paired_p([2.0]) == 1.0 and paired_p([0.0, 0.0]) == 1.0 and paired_p([0.1 + 0.2, 0.3]) == 0.0
 
 
 def test_paired_p_is_scipys():
@@ -73,6 +72,28 @@ def test_the_interval_over_source_seeds_is_the_mixed_models():
     assert found.half_width / stats.t.ppf(0.975, 5) == pytest.approx(model.bse["Intercept"], rel=1e-3)
     low, high = model.conf_int().loc["Intercept"]
     assert (high - low) / 2 == pytest.approx(found.half_width * 1.95996 / stats.t.ppf(0.975, 5), rel=1e-3)
+
+
+@pytest.mark.parametrize("between", [0.0, 0.3, 1.0])
+@pytest.mark.filterwarnings("error")
+def test_the_mixed_model_is_remls_closed_form(between):
+    """Of a balanced design: the variance of the mean is MSB/(nm), or that of independent values where MSB < MSW."""
+    for seed in range(6):
+        values = 0.01 * nested(np.random.default_rng(seed), 5, 3, between, 1.0)
+        between_squares = 3 * values.mean(1).var(ddof=1)
+        within = ((values - values.mean(1, keepdims=True)) ** 2).sum() / 10
+        variance = between_squares / 15 if between_squares >= within else values.var(ddof=1) / 15
+        found = mixed_model(values, 0.9)
+        assert found.value == pytest.approx(values.mean())
+        assert (found.high - found.low) / 2 == pytest.approx(stats.norm.ppf(0.95) * variance**0.5, rel=0.05)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_mixed_model_never_fails():
+    assert mixed_model(np.full((3, 2), 0.1)) == Interval(pytest.approx(0.1), pytest.approx(0.1), pytest.approx(0.1), 3)
+    assert not mixed_model([[1.0, 2.0]]).bounded and not mixed_model([[1.0], [2.0], [4.0]]).bounded
+    gaps = mixed_model([[1.0, 1.2, np.nan], [2.0, 2.1, 2.2], [1.5, np.nan, 1.4]])
+    assert gaps.bounded and 0.9 < gaps.low < gaps.value < gaps.high < 2.5
 
 
 def test_nested_bootstrap_covers_with_many_source_seeds_and_not_with_few():
@@ -204,100 +225,3 @@ def test_labels_drawn_from_the_probabilities_are_calibrated():
     assert calibration_error(probabilities, labels) < 0.01
     sharpened = probabilities**2 / (probabilities**2).sum(1, keepdims=True)
     assert calibration_error(sharpened, labels) > 0.1
-
-
-# --- tables and findings ----------------------------------------------------------------------------------------
-
-
-def toy_transfer(gain: float, noise: float = 0.0) -> pd.DataFrame:
-    """Naïve, scratch and KNOWN over 4 source × 2 downstream seeds; KNOWN is better by ``gain``."""
-    generator = np.random.default_rng(0)
-    rows = []
-    for source in range(4):
-        level = 0.7 + 0.02 * source
-        for downstream in range(2):
-            seed = paired_seed(source, downstream)
-            at = level + 0.05 * downstream
-            rows += [
-                ("naive", 0, seed, at),
-                ("scratch", 0, seed, at - 0.1),
-                ("known", 1, seed, at + gain + noise * generator.normal()),
-                ("shrunk", 1, seed, at),
-                ("more_data", 1, seed, at + 0.03),
-            ]
-    table = pd.DataFrame(rows, columns=["method", "steps", "seed", "accuracy"])
-    return table.assign(fraction=0.5)
-
-
-def test_units_are_source_seeds():
-    summary = report.summarise(toy_transfer(0.01), 40, 0.95).set_index("method")
-    assert list(summary.units.unique()) == [4] and list(summary.runs.unique()) == [8]
-    assert summary.labels.unique() == [20]
-    naive = [0.725, 0.745, 0.765, 0.785]
-    assert summary["mean"]["naive"] == pytest.approx(np.mean(naive))
-    assert summary.half_width["naive"] == pytest.approx(mean_interval(naive).half_width)
-
-
-def test_gains_are_paired():
-    summary = report.summarise(toy_transfer(0.01), 40, 0.95).set_index("method")
-    assert summary.gain["known"] == pytest.approx(0.01)
-    assert summary.gain_half_width["known"] == pytest.approx(0, abs=1e-12)  # though the levels differ between seeds
-    assert summary.gain["scratch"] == pytest.approx(-0.1)
-
-
-@pytest.mark.parametrize(
-    ("gain", "noise", "verdict"),
-    [(0.02, 0.001, "better"), (-0.02, 0.001, "worse"), (0.001, 0.05, "no clear difference")],
-)
-def test_findings_follow_the_numbers(gain, noise, verdict):
-    (line,) = report.findings(toy_transfer(gain, noise), 40, 0.5, 0.95)
-    assert line.startswith("20 labels, KNOWN ×2: against naïve transfer") and line.count(f"({verdict})") == 2
-
-
-def test_the_pair_of_tasks_is_checked():
-    (line,) = report.check_pair(report.summarise(toy_transfer(0), 40, 0.95))
-    assert "naïve transfer beats scratch (+10.0" in line and "there is headroom, the real Θ₋₁ gains +3.0" in line
-    bad = toy_transfer(0)
-    bad.loc[bad.method == "scratch", "accuracy"] = bad[bad.method == "naive"].accuracy.to_numpy() + 0.01
-    (line,) = report.check_pair(report.summarise(bad, 40, 0.95))
-    assert "WARNING: naïve transfer does not clearly beat scratch (-1.0" in line
-
-
-def forgetting(drop: float) -> pd.DataFrame:
-    rows = [
-        (s, k, part, 1.0, 0.9 - drop * k + 0.001 * s * k)
-        for s in range(4)
-        for k in range(3)
-        for part in ("test", "kept")
-    ]
-    return pd.DataFrame(rows, columns=["seed", "k", "images", "loss", "accuracy"])
-
-
-def learning(*unfinished: int) -> pd.DataFrame:
-    return pd.DataFrame({"seed": range(4), "k": 0, "converged": [seed not in unfinished for seed in range(4)]})
-
-
-def test_forgetting_is_measured_and_warned_of():
-    observed, text = report.forgetting_verdict(forgetting(0.02), learning(), 0.95)
-    assert observed and text.startswith("Forgetting observed") and "falls by 3.7 ± " in text
-    observed, text = report.forgetting_verdict(forgetting(-0.02), learning(3), 0.95)
-    assert not observed and text.startswith("WARNING: no clear forgetting") and "seeds [3] had not converged" in text
-
-
-def test_tables_in_three_formats(tmp_path):
-    table = pd.DataFrame({"start": ["a_b", "c"], "accuracy": ["1.0 ± 0.1", "2.0 ± 0.2"]})
-    report.write_table(table, tmp_path, "t")
-    assert pd.read_csv(tmp_path / "t.csv").equals(table)
-    assert "| a_b" in (tmp_path / "t.md").read_text()
-    tex = (tmp_path / "t.tex").read_text()
-    assert r"\toprule" in tex and r"a\_b" in tex
-
-
-def test_comparisons_are_corrected_for_their_number():
-    transfer = toy_transfer(0.02, 0.004)
-    summary = report.summarise(transfer, 100, 0.95)
-    table = report.comparisons(transfer, summary, 0.5)
-    assert set(table.start) == {"KNOWN", "Θ₀ shrunk to KNOWN's norms"} and (table["source seeds"] == 4).all()
-    p = np.sort(summary[summary.method.isin(["known", "shrunk"])].p)
-    by_hand = np.minimum(np.maximum.accumulate(p * np.arange(len(p), 0, -1)), 1)
-    assert len(p) == 2 and sorted(table["p, Holm"].astype(float)) == pytest.approx(list(by_hand), abs=1e-3)
