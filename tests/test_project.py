@@ -45,13 +45,22 @@ def test_injected_sections_are_the_declared_ones(name):
 
 # What changes no result: paths, parameters (which stages declare), progress, and what only draws or words a notebook's page.
 PLUMBING = {"know", "know.paths", "know.params", "know.progress", "know.executor", "know.experiment"}
-PAGES = {"know.figures", "know.report"}
+PAGES = {
+    "know.report",
+    "know.figures",
+    *(f"know.figures.{path.stem}" for path in (paths.ROOT / "know/figures").glob("[!_]*.py")),
+}
+
+
+def source_of(module: str) -> str:
+    """The path of a module, or of a package's ``__init__``, from the repository's root; "" if it is neither."""
+    path = module.replace(".", "/")
+    return next((file for file in (f"{path}.py", f"{path}/__init__.py") if (paths.ROOT / file).exists()), "")
 
 
 def imported(module: str) -> set[str]:
     """The package's modules that ``module`` imports, at any depth of its code but for type checkers."""
-    path = paths.ROOT / f"{module.replace('.', '/')}.py"
-    tree = ast.parse(path.read_text() if path.exists() else "")
+    tree = ast.parse((paths.ROOT / source_of(module)).read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             node.body = []
@@ -59,7 +68,7 @@ def imported(module: str) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "know":
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name for name in names if (paths.ROOT / f"{name.replace('.', '/')}.py").exists()} or {node.module}
+            found |= {name for name in names if source_of(name)} or {node.module}
     return found
 
 
@@ -70,7 +79,7 @@ def test_a_stage_depends_on_the_code_that_it_runs(name):
         module = todo.pop()
         seen.add(module)
         todo += imported(module) - seen - PLUMBING - (set() if name == "report" else PAGES)
-    files = {f"{module.replace('.', '/')}.py" for module in seen}
+    files = {source_of(module) for module in seen}
     if name == "report":
         files |= {"know/render.py", "know/templates"}
     declared = {dependency for dependency in STAGES[name]["deps"] if dependency.startswith("know/")}
