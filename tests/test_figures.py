@@ -1,12 +1,29 @@
 """Figures are drawn from tidy tables such as the stages write, and what a reader must see is there."""
 
+<<<<<<< HEAD
+=======
+from functools import cache
+from itertools import combinations
+
+>>>>>>> figs
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+<<<<<<< HEAD
 
 from know import figures
+=======
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_hex
+from matplotlib.text import Annotation, Text
+
+from know import figures
+from know.figures import drawing
+from know.statistics import mean_interval
+>>>>>>> figs
 
 RATE = 0.5
 SINGLE = ("shrink_perturb", "trained_on", "more_data")  # starts of one step
@@ -16,9 +33,9 @@ GAIN = {"scratch": -0.12, "more_data": 0.02, "known": 0.004, "shrunk": 0.006, "l
         "expo": -0.01, "tsv": -0.02, "flipped": -0.006, "wnn": -0.09}  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _style():
-    with mpl.rc_context():
+    with mpl.rc_context({"figure.max_open_warning": 0}):
         figures.use_style()
         yield
     plt.close("all")
@@ -78,7 +95,7 @@ def landscape_tables(methods=PREDICTED):
     rows = [("theta", int(i), a, b) for i, a, b in zip(k, px, py, strict=True)]
     rows.append(("more_data", 1, 1.75, -0.35))
     for method in methods:
-        step = rng.normal(0, 0.16, 2) + (0.12, -0.1)
+        step = rng.normal(0, 0.16, 2) + np.array([0.12, -0.1])
         step *= 14 if method == "task_vector" else 1
         rows += [(method, s, px[0] + s * step[0], py[0] + s * step[1]) for s in range(1, 2 if method in SINGLE else 4)]
     points = pd.DataFrame(rows, columns=["method", "steps", "x", "y"])
@@ -225,3 +242,302 @@ DRAWINGS = {
     "headroom": lambda: figures.headroom(headroom_table(), 2000, RATE, 0.95),
     "oracle": lambda: figures.oracle(oracle_table()),
 }
+
+
+@cache
+def drawn(name):
+    """The figure of this name and the texts that its drawing shows, with where they are."""
+    figure, shown, draw = DRAWINGS[name](), [], Text.draw
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", lambda self, renderer: (shown.append(self), draw(self, renderer)))
+        figure.canvas.draw()
+    visible = [text for text in dict.fromkeys(shown) if text.get_visible() and text.get_text().strip()]
+    return figure, [(text.get_text(), Text.get_window_extent(text)) for text in visible]
+
+
+def texts(name):
+    return [text for text, _ in drawn(name)[1]]
+
+
+def legend_texts(figure):
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+    return [text.get_text() for legend in legends for text in legend.get_texts()]
+
+
+def markers(axes, colour=None, shape=None):
+    """Of all drawn markers, those of a colour and a shape: (x, y) of each."""
+    found = []
+    for line in axes.lines:
+        if line.get_marker() in ("", "None", None) or (shape and line.get_marker() not in shape):
+            continue
+        if (
+            colour is None
+            or to_hex(line.get_color()) == colour.lower()
+            or to_hex(line.get_markeredgecolor()) == colour.lower()
+        ):
+            found += list(zip(line.get_xdata(), line.get_ydata(), strict=True))
+    return found
+
+
+def finite_limits(figure):
+    return all(np.isfinite([*axes.get_xlim(), *axes.get_ylim()]).all() for axes in figure.axes)
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_no_text_overlaps_another_and_the_page_is_a_page(name):
+    figure, shown = drawn(name)
+    assert len(shown) > 8
+    for (one, a), (other, b) in combinations(shown, 2):
+        across, down = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(across, down) < 1.5, (one, other)  # pixels: a text's box is a little larger than its ink
+    width, height = figure.get_size_inches()
+    assert width in (3.25, 6.8, 5.2, 4.2) and height < 8.5
+    assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 5.5
+    assert finite_limits(figure)
+
+
+def test_styles_tell_all_starts_apart_in_grey_and_unknown_names_get_a_lasting_one():
+    styles = figures.METHOD_STYLE
+    assert len({(s.colour, s.line) for s in styles.values()}) == len(styles)
+    assert len({(s.line, s.marker) for s in styles.values()}) == len(styles)
+    for members in figures.families(styles).values():
+        assert len({styles[name].marker for name in members}) == len(members)
+    assert figures.style_of("my_own") == figures.style_of("my_own") != figures.style_of("another")
+    assert figures.label("my_own") == "my own" and figures.style_of("KNOWN") == styles["known"]
+
+
+def test_starts_are_ordered_as_the_styles_are_with_unknown_ones_last():
+    assert figures.ordered(["zeta", "linear", "alpha", "known", "known"]) == ["known", "linear", "alpha", "zeta"]
+    named = figures.families(["zeta", "naive", *PREDICTED])
+    assert [m for members in named.values() for m in members] == [*PREDICTED, "zeta"] and named["others"] == ["zeta"]
+
+
+@given(
+    st.lists(st.floats(-1e3, 1e3) | st.just(np.nan) | st.just(np.inf), max_size=6),
+    st.lists(st.floats(-1e6, 1e6) | st.just(np.nan), max_size=6),
+    st.floats(0, 3),
+)
+def test_a_window_holds_its_core_and_is_not_set_by_outliers(core, others, reach):
+    low, high = drawing.window(core, others, reach, least=1.0)
+    inner = [value for value in core if np.isfinite(value)] or [0.0]
+    assert low < high and all(low <= value <= high for value in inner)
+    assert high - low <= 1.15 * (1 + 2 * reach) * max(max(inner) - min(inner), 1.0) + 0.11 * max(map(abs, inner))
+
+
+def test_a_band_is_the_interval_of_the_mean_and_nothing_for_one_seed():
+    _, axes = plt.subplots()
+    sample = [0.1, 0.4, 0.3]
+    drawing.band(axes, [0, 1], [sample, [0.5]], 0.9)
+    corners = axes.collections[0].get_paths()[0].vertices
+    expected = mean_interval(np.array(sample), 0.9)
+    assert np.allclose(
+        sorted(set(corners[corners[:, 0] == 0, 1].round(9))), expected.mean + expected.half_width * np.array([-1, 1])
+    )
+    assert np.allclose(corners[corners[:, 0] == 1, 1], 0.5)
+
+
+@pytest.mark.parametrize("name", ["transfer", "transfer_pooled"])
+def test_transfer_shows_every_start_in_its_family_and_cuts_what_is_far_off(name):
+    figure, _ = drawn(name)
+    table = summary(labels=(20, 50, "pooled")[: 3 if name == "transfer_pooled" else 2])
+    groups = figures.families(PREDICTED)
+    panels = np.array(figure.axes).reshape(-1, len(groups))
+    for line, (_, rows) in zip(panels, drawing.by_labels(table), strict=True):
+        shown, cut = 0, 0
+        for axes, members in zip(line, groups.values(), strict=True):
+            low, high = axes.get_ylim()
+            border = min([p.get_y() + p.get_height() for p in axes.patches], default=low)
+            for row in rows[rows.method.isin(members)].itertuples():
+                style, value = figures.style_of(row.method), 100 * row.mean
+                at = [
+                    y
+                    for x, y in markers(axes, style.colour, style.marker)
+                    if round(x) == row.steps and np.isclose(y, value)
+                ]
+                assert at, row
+                shown += border <= value <= high
+                if value < border:
+                    cut += 1
+                    assert f"{value:.1f}" in [text.get_text() for text in axes.texts]
+            triangles = [y for _, y in markers(axes, shape="v") if low < y < border]
+            assert len(triangles) == len(axes.texts)
+        assert shown > 35 and cut >= 5  # WNN and task vectors; so the scale is that of the others
+        assert line[0].get_ylim()[1] - line[0].get_ylim()[0] < 12
+        assert line[0].get_ylim() == line[-1].get_ylim()
+    assert "beyond the axis: its value" in legend_texts(figure)
+
+
+def test_transfer_without_outliers_cuts_nothing_and_takes_any_selection_of_starts():
+    table = summary(["known", "my_own"], labels=(20,), units=1, steps=2)
+    figure = figures.transfer(table[table.method.isin(["naive", "known", "my_own"])], RATE)
+    assert finite_limits(figure) and len(figure.axes) == 2 and not any(axes.texts for axes in figure.axes)
+    assert {"KNOWN", "my own"} <= set(legend_texts(figure)) and "beyond the axis: its value" not in legend_texts(figure)
+
+
+def test_gains_has_a_row_a_start_and_an_arrow_with_its_value_for_each_outlier():
+    figure, _ = drawn("gains")
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == [figures.math_label(m) for m in figures.METHOD_STYLE if m != "naive"]
+    table = summary()
+    for axes, (_, rows) in zip(figure.axes, drawing.by_labels(table[table.method != "naive"]), strict=True):
+        edge = next(p.get_x() + p.get_width() for p in axes.patches)
+        far = rows[100 * rows.gain < edge]
+        arrows = [x for x, _ in markers(axes, shape="<") if x < edge]
+        assert set(far.method) >= {"scratch", "wnn", "task_vector"} and len(arrows) == len(far)
+        assert sorted(text.get_text() for text in axes.texts) == sorted(
+            f"{100 * g:+.1f}".replace("-", "−") for g in far.gain
+        )
+        assert len([x for x, _ in markers(axes) if x > edge]) == len(rows) - len(far)
+        positions = dict(zip(names, axes.get_yticks(), strict=True))
+        for row in rows[rows.method == "known"].itertuples():  # in the row of its name, in points
+            assert min(abs(x - 100 * row.gain) + abs(y - positions["KNOWN"]) for x, y in markers(axes, shape="o")) < 0.4
+
+
+def test_gains_of_one_seed_and_unknown_starts():
+    figure = figures.gains(summary(["known", "my_own"], labels=(20,), units=1), RATE)
+    assert finite_limits(figure) and len(markers(figure.axes[0])) == 1 + 1 + 3 + 3
+
+
+def test_landscape_shows_the_path_the_predictions_and_what_leaves_the_grid():
+    figure, shown = drawn("landscape")
+    grid, points, _ = landscape_tables()
+    whole, near, _ = figure.axes
+    theta = points[points.method == "theta"].sort_values("steps", ascending=False)
+    assert any(np.array_equal(line.get_xydata(), theta[["x", "y"]]) for line in whole.lines)
+    labels = [text for text, _ in shown]
+    assert all(labels.count(rf"$\Theta_{{{k}}}$") >= 1 for k in range(5)) and labels.count(r"$\Theta_{0}$") == 2
+    assert whole.get_xlim() == (grid.x.min(), grid.x.max()) and near.get_xlim()[0] > whole.get_xlim()[0]
+    outside = points[(points.x > grid.x.max()) | (points.y.abs() > grid.y.max())]
+    assert set(outside.method) == {"task_vector"} and f"task vector ({len(outside)} beyond)" in legend_texts(figure)
+    (arrow,) = [text for text in whole.texts if isinstance(text, Annotation) and text.arrow_patch]
+    assert arrow.xy[0] == pytest.approx(grid.x.max()) and to_hex(arrow.arrow_patch.get_edgecolor()) == "#56b4e9"
+    inside = points[~points.index.isin(outside.index) & ~points.method.isin(["theta", "naive"])]
+    drawn_at = {tuple(np.round(p, 9)) for p in markers(whole)}
+    assert all((round(row.x, 9), round(row.y, 9)) in drawn_at for row in inside.itertuples())
+    levels = whole.collections[0].levels
+    assert len(levels) >= 10 and np.allclose(np.diff(np.log(levels)), np.diff(np.log(levels))[0])
+    assert "81 %" in whole.get_xlabel() and "13 %" in whole.get_ylabel()
+
+
+def test_landscape_of_a_path_alone_with_losses_that_are_not_numbers():
+    grid, points, share = landscape_tables([])
+    grid.loc[grid.x > 2.5, "loss"] = np.nan
+    figure = figures.landscape(grid, points[points.method == "theta"], share)
+    figure.canvas.draw()
+    assert finite_limits(figure) and legend_texts(figure) == [r"path $\Theta_k$"]
+
+
+def test_learning_curves_are_means_over_source_seeds_and_scratch_does_not_set_the_scale():
+    figure, _ = drawn("learning_curves")
+    table = curves()
+    assert [axes.get_title() for axes in figure.axes] == ["40 % of the labels", "100 % of the labels"]
+    for axes, fraction in zip(figure.axes, (0.4, 1.0), strict=True):
+        assert len(axes.lines) == 5 and len(axes.collections) == 5
+        known = next(line for line in axes.lines if line.get_label() == "KNOWN")
+        own = table[(table.method == "known") & (table.fraction == fraction)]
+        assert np.allclose(known.get_ydata(), 100 * own.groupby("epoch").accuracy.mean())
+        assert 40 < axes.get_ylim()[0] < 62
+    named = figures.learning_curves(curves(sources=1).assign(labels=lambda t: 50 * t.fraction), 0.95)
+    assert [axes.get_title() for axes in named.axes] == ["20 labels", "50 labels"] and finite_limits(named)
+
+
+def test_steps_share_a_robust_scale_by_kind_and_say_the_cosine():
+    figure, _ = drawn("steps")
+    sample, geometry = step_tables()
+    panels = np.array(figure.axes).reshape(2, 3)
+    for column, kind in zip(panels.T, ("conv", "fc", "bias"), strict=True):
+        limit = sample.real[(sample.kind == kind) & (sample.method == "known")].abs().quantile(0.99)
+        for axes, method in zip(column, ("known", "linear"), strict=True):
+            assert axes.get_xlim() == axes.get_ylim() == pytest.approx((-limit, limit), rel=0.05)
+            rows = geometry[(geometry.method == method) & (geometry.kind == kind) & (geometry.layer == "all")]
+            assert axes.texts[0].get_text().startswith(f"cosine {rows.cosine.mean():.2f}")
+            assert any(np.array_equal(line.get_xdata(), line.get_ydata()) for line in axes.lines)
+            assert len(axes.collections) == 1
+
+
+def test_ablations_is_of_known_with_a_panel_a_parameter():
+    figure, _ = drawn("ablations")
+    table = ablation_table()
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        "history length $S$",
+        "sampling rate $r$",
+        "source images $|D_0|$",
+    ]
+    assert legend_texts(figure) == ["1 step", "2 steps", "3 steps"]
+    axes = figure.axes[1]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.3", "0.5", "0.7"]
+    own = table[(table.ablation == "rate") & (table.method == "known") & (table.steps == 2)].sort_values("value")
+    assert any(np.allclose(line.get_ydata(), 100 * own.gain) for line in axes.lines if len(line.get_ydata()) == 3)
+    assert any(list(line.get_ydata()) == [0, 0] for line in axes.lines)
+    words = table[table.ablation == "rate"].assign(
+        ablation="predict.batchnorm", value=lambda t: t.value.map({0.3: "copy", 0.5: "reset", 0.7: "predict"})
+    )
+    (panel,) = figures.ablations(words).axes
+    assert [tick.get_text() for tick in panel.get_xticklabels()] == ["copy", "reset", "predict"]
+
+
+def test_response_has_one_diverging_scale_a_kind_and_marks_where_nothing_changes():
+    figure, _ = drawn("response")
+    panels = np.array(figure.axes[:6]).reshape(2, 3)
+    for column, (_, rows) in zip(panels.T, response_table().groupby("kind", sort=False), strict=True):
+        limits = {axes.collections[0].get_clim() for axes in column}
+        assert len(limits) == 1 and sum(limits.pop()) == 0
+        known, linear = (axes.collections[0].get_array().ravel() for axes in column)
+        assert np.allclose(np.sort(known), np.sort(rows.residual)) and np.allclose(np.sort(linear), np.sort(rows.slope))
+        zero = column[0].collections[1].get_paths()[0].vertices
+        assert np.allclose(0.35 * zero[:, 1], 0.05 * zero[:, 0], atol=1e-3)
+
+
+def test_headroom_marks_both_sizes_and_scratch():
+    figure, _ = drawn("headroom")
+    (axes,) = figure.axes
+    vertical = sorted(
+        line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
+    )
+    assert vertical == [2000, 4000] and {"$|D_0|$", "$|D_{-1}|$"} <= set(texts("headroom"))
+    table = headroom_table()
+    dotted = sorted(line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":" and len(line.get_ydata()))
+    assert np.allclose(dotted, sorted(100 * table[table.images == 0].groupby("labels").accuracy.mean()))
+    curve = next(line for line in axes.lines if line.get_label() == "20 labels")
+    own = table[(table["labels"] == 20) & (table.images > 0)]
+    assert np.allclose(curve.get_ydata(), 100 * own.groupby("images").accuracy.mean())
+
+
+def test_oracle_draws_each_start_beside_the_real_one():
+    figure, _ = drawn("oracle")
+    (axes,) = figure.axes
+    table = oracle_table().set_index("start")
+    for method in ("known", "shrunk", "more_data"):
+        style = figures.style_of(method)
+        assert any(np.isclose(x, 100 * table.gain[method]) for x, _ in markers(axes, style.colour, style.marker))
+    assert any(
+        np.allclose(line.get_xdata(), 100 * table.gain["more_data"]) and line.get_linestyle() == "--"
+        for line in axes.lines
+    )
+    single = figures.oracle(oracle_table().assign(half_width=np.inf, start=lambda t: t.start.map(figures.label)))
+    assert finite_limits(single)
+
+
+def test_meta_validation_shows_every_predictor_that_was_measured():
+    figure, _ = drawn("meta_validation")
+    assert {"KNOWN", "scale-free KNOWN", "WNN", "linear"} <= set(legend_texts(figure))
+    errors, learnt = meta_tables()
+    without = figures.meta_validation(errors[~errors.predictor.isin(["WNN", "scale-free KNOWN"])], learnt)
+    assert {"WNN", "scale-free KNOWN"}.isdisjoint(legend_texts(without)) and finite_limits(without)
+
+
+def test_predictions_norms_start_at_one_and_far_ones_are_cut():
+    figure, _ = drawn("predictions")
+    conv = figure.axes[0]
+    assert all(line.get_ydata()[0] == 1 for line in conv.lines if len(line.get_ydata()) == 4)
+    assert (
+        len(conv.texts)
+        == len(markers(conv, shape="^"))
+        - sum(len(line.get_ydata()) for line in conv.lines if line.get_marker() == "^" and len(line.get_ydata()) > 1)
+        > 0
+    )
+
+
+def test_accuracy_while_forgetting_does_not_exceed_a_hundred_percent():
+    figure, _ = drawn("forgetting")
+    assert figure.axes[0].get_ylim()[1] <= 100.5

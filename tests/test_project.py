@@ -51,25 +51,18 @@ PLUMBING = {"know", "know.paths", "know.params", "know.progress", "know.executor
 PAGES = {"know.figures", "know.report"}
 
 
-FLAT = {"know", "know.experiment"}
-"""Packages whose modules are dependencies on their own; of others the whole folder is one."""
-
-
-def file_of(module: str) -> str | None:
-    """The file, or folder of a package, that a stage depends on for this module."""
-    for parent in (".".join(module.split(".")[:2]), module):
-        if parent not in FLAT and (paths.ROOT / parent.replace(".", "/") / "__init__.py").exists():
-            return parent.replace(".", "/")
-    name = f"{module.replace('.', '/')}.py"
-    return name if (paths.ROOT / name).exists() else None
+def file_of(module: str) -> str:
+    """The file of a module, or the folder of a package whose modules are one; "" if it is neither."""
+    place = module.replace(".", "/")
+    if (paths.ROOT / place / "__init__.py").exists():
+        return place
+    return f"{place}.py" if (paths.ROOT / f"{place}.py").exists() else ""
 
 
 def imported(module: str) -> set[str]:
     """The package's modules that ``module`` imports, at any depth of its code but for type checkers."""
-    place = file_of(module)
-    path = paths.ROOT / (place or "")
-    found = set()
-    for file in [] if place is None else [path] if path.is_file() else path.glob("*.py"):
+    place, found = paths.ROOT / file_of(module), set()
+    for file in [place] if place.is_file() else place.glob("*.py"):
         tree = ast.parse(file.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
@@ -78,7 +71,7 @@ def imported(module: str) -> set[str]:
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "know":
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
                 found |= {name for name in names if file_of(name)} or {node.module}
-    return found
+    return {"know.figures" if name.startswith("know.figures.") else name for name in found}
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -88,7 +81,7 @@ def test_a_stage_depends_on_the_code_that_it_runs(name):
         module = todo.pop()
         seen.add(module)
         todo += imported(module) - seen - PLUMBING - (set() if name == "report" else PAGES)
-    files = {file_of(module) for module in seen} - {None}
+    files = {file_of(module) for module in seen}
     if name == "report":
         files |= {"know/render.py", "know/templates"}
     declared = {dependency for dependency in STAGES[name]["deps"] if dependency.startswith("know/")}

@@ -227,6 +227,9 @@ def learning_curves(curves: pd.DataFrame, confidence: float) -> Figure:
     """Validation accuracy while fine-tuning, a panel a share of the labels; bands: intervals over source seeds.
 
     The scale follows all starts but scratch, whose first epochs may be below it.
+
+    Args:
+        curves: method, steps, fraction, seed, epoch, accuracy (a share), and labels if the panels are to be named so.
     """
     fractions = sorted(curves.fraction.unique())
     width = COLUMN if len(fractions) == 1 else PAGE
@@ -251,7 +254,9 @@ def learning_curves(curves: pd.DataFrame, confidence: float) -> Figure:
         axes.set(
             ylim=window(np.concatenate(core or late), np.concatenate(late), 1.0, 1.0), xlabel="epoch of fine-tuning"
         )
-        axes.set_title(f"{POINT * fraction:.3g} % of the labels")
+        axes.set_title(
+            f"{part['labels'].iloc[0]:g} labels" if "labels" in part else f"{POINT * fraction:.3g} % of the labels"
+        )
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     panels[0, 0].set_ylabel("validation accuracy (%)")

@@ -43,7 +43,7 @@ class Style(NamedTuple):
 
 METHOD_STYLE: dict[str, Style] = {
     "scratch": Style("from scratch", GREY, ":", "x"),
-    "naive": Style("naïve transfer (Θ₀)", BLACK, "-", "o"),
+    "naive": Style("naïve transfer (Θ₀)", BLACK, "-", "+"),
     "more_data": Style("real Θ₋₁", GREEN, "--", "*"),
     "known": Style("KNOWN", RED, "-", "o"),
     "scale_free": Style("scale-free KNOWN", PINK, "-", "D"),
@@ -56,7 +56,7 @@ METHOD_STYLE: dict[str, Style] = {
     "expo": Style("ExPO", SKY, "--", "X"),
     "tsv": Style("task singular vectors", SKY, ":", "d"),
     "shrunk": Style("Θ₀ shrunk to KNOWN's norms", ORANGE, "-", "s"),
-    "shrink_perturb": Style("shrink and perturb", ORANGE, "--", "X"),
+    "shrink_perturb": Style("shrink and perturb", ORANGE, "--", "p"),
     "scale_free_shrunk": Style("scale-free KNOWN + best shrinkage", PINK, ":", "P"),
     "repeated": Style("KNOWN on Θ₀ repeated", BLACK, "--", "^"),
     "random_direction": Style("Θ₀ + noise of KNOWN's norm", GREY, "-", "v"),
@@ -81,7 +81,7 @@ def style_of(method: str) -> Style:
     if known := METHOD_STYLE.get(method) or _BY_LABEL.get(method):
         return known
     number = zlib.crc32(method.encode())
-    return Style(method.replace("_", " "), (BLACK, BLUE, GREEN, PINK, SKY)[number % 5], "-.", "p8H4>"[number // 5 % 5])
+    return Style(method.replace("_", " "), (BLACK, BLUE, GREEN, PINK, SKY)[number % 5], "-.", "8H4>"[number // 5 % 4])
 
 
 def ordered(methods: Iterable[str]) -> list[str]:

@@ -101,8 +101,9 @@ class Limits(NamedTuple):
 def landscape(grid: pd.DataFrame, points: pd.DataFrame, axes_share: pd.DataFrame) -> Figure:
     """Source loss on the PCA plane of the path, with the path Θ_{S-1} … Θ_0 and every prediction's steps from Θ_0.
 
-    Left the whole grid, right the surroundings of Θ_0. A prediction that leaves a panel ends in an arrow at its border,
-    and the legend says how many of its steps lie beyond the grid.
+    Left the whole grid, right the surroundings of Θ_0. Both axes have one scale unless the grid is more than twice as long
+    as high. A prediction that leaves a panel ends in an arrow at its border, and the legend says how many of its steps lie
+    beyond the grid.
 
     Args:
         grid: x, y, loss on a rectangular grid.
@@ -115,8 +116,10 @@ def landscape(grid: pd.DataFrame, points: pd.DataFrame, axes_share: pd.DataFrame
     theta = path[["x", "y"]].to_numpy(float)
     predicted = {m: points[points.method == m].sort_values("steps") for m in ordered(points.method)}
     predicted = {m: rows[["x", "y"]].to_numpy(float) for m, rows in predicted.items() if m not in ("theta", "naive")}
+    shape = float(np.clip((whole.top - whole.bottom) / (whole.right - whole.left), 0.5, 1.1))
     near = _surroundings(theta[-1], predicted, whole)
-    figure, panels = plt.subplots(1, 2, figsize=(PAGE, 3.3), width_ratios=(1, 1))
+    height = 2.65 * shape + 0.16 * -(-(len(predicted) + 1) // 4) + 0.85
+    figure, panels = plt.subplots(1, 2, figsize=(PAGE, height))
     losses = np.nan_to_num(wide.to_numpy(float), nan=np.inf)
     floor = max(float(losses.min()), 1e-9)
     on_path = float(path.loss.max()) if "loss" in path and path.loss.notna().all() else 0.0
@@ -126,7 +129,7 @@ def landscape(grid: pd.DataFrame, points: pd.DataFrame, axes_share: pd.DataFrame
         shown = np.clip(losses, floor, 10 * cap)
         filled = axes.contourf(wide.columns, wide.index, shown, levels=levels, norm=LogNorm(), cmap=PAPER, extend="max")
         axes.contour(wide.columns, wide.index, shown, levels=levels, colors="0.55", linewidths=0.4)
-        axes.set(xlim=limits[:2], ylim=limits[2:], aspect="equal")
+        axes.set(xlim=limits[:2], ylim=limits[2:], box_aspect=shape)
         axes.grid(False)
         axes.spines[:].set_visible(True)
         axes.locator_params(nbins=5)
