@@ -1,20 +1,13 @@
 """Figures are drawn from tidy tables such as the stages write, and what a reader must see is there."""
 
-<<<<<<< HEAD
-=======
 from functools import cache
 from itertools import combinations
 
->>>>>>> figs
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-<<<<<<< HEAD
-
-from know import figures
-=======
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
@@ -23,7 +16,6 @@ from matplotlib.text import Annotation, Text
 from know import figures
 from know.figures import drawing
 from know.statistics import mean_interval
->>>>>>> figs
 
 RATE = 0.5
 SINGLE = ("shrink_perturb", "trained_on", "more_data")  # starts of one step
