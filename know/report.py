@@ -410,7 +410,8 @@ def selection_table(selection: pd.DataFrame) -> pd.DataFrame:
 
 def cost_table(cost: pd.DataFrame) -> pd.DataFrame:
     """Time and memory as measured, three significant digits."""
-    return cost.assign(value=[f"{value:.3g}" for value in cost.value]).fillna({"unit": "", "note": ""})
+    values = [f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in cost.value]
+    return cost.assign(value=values).astype(object).fillna("")
 
 
 def forgetting_table(forgetting: pd.DataFrame, confidence: float) -> pd.DataFrame:

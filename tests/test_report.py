@@ -332,7 +332,7 @@ def test_costs_are_shown_without_gaps(tmp_path):
     cost = pd.DataFrame({"quantity": ["a"], "value": [1234.5], "unit": [np.nan], "note": ["|D_0| = 2"]})
     table = report.cost_table(cost)
     report.write_table(table, tmp_path, "cost")
-    assert table.to_numpy().tolist() == [["a", "1.23e+03", "", "|D_0| = 2"]]
+    assert table.to_numpy().tolist() == [["a", "1,234", "", "|D_0| = 2"]]
     assert r"\|D_0\| = 2" in (tmp_path / "cost.md").read_text() and "nan" not in (tmp_path / "cost.md").read_text()
 
 
