@@ -410,7 +410,8 @@ def selection_table(selection: pd.DataFrame) -> pd.DataFrame:
 
 def cost_table(cost: pd.DataFrame) -> pd.DataFrame:
     """Time and memory as measured, three significant digits."""
-    return cost.assign(value=[f"{value:.3g}" for value in cost.value])
+    values = [f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in cost.value]
+    return cost.assign(value=values).astype(object).fillna("")
 
 
 def forgetting_table(forgetting: pd.DataFrame, confidence: float) -> pd.DataFrame:
@@ -467,7 +468,8 @@ def write_table(table: pd.DataFrame, folder: Path, name: str) -> None:
     latex = text.to_latex(index=False, escape=True, float_format="%.4g", column_format="".join(formats))
     texts = {
         "csv": table.to_csv(index=False, float_format="%.6g"),
-        "md": table.to_markdown(index=False, disable_numparse=True, floatfmt=".4g") + "\n",
+        "md": table.replace(r"\|", r"\|", regex=True).to_markdown(index=False, disable_numparse=True, floatfmt=".4g")
+        + "\n",
         "tex": latex.translate(LATEX),
     }
     for suffix, content in texts.items():

@@ -322,6 +322,20 @@ def test_a_run_without_oracle_and_measurements_says_less(results):
     assert story.show("oracle") == "oracle: not measured in this run" and story.figure("landscape") is None
 
 
+def test_only_the_chosen_candidate_is_shown_by_its_methods_name():
+    table = pd.DataFrame({"method": ["known", "expo.0", "expo.1", "my.0"], "x": range(4)})
+    selection = pd.DataFrame({"method": "expo", "candidate": [0, 1], "chosen": [False, True]})
+    assert tell.chosen(table, selection).to_numpy().tolist() == [["known", 0], ["expo", 2], ["my.0", 3]]
+
+
+def test_costs_are_shown_without_gaps(tmp_path):
+    cost = pd.DataFrame({"quantity": ["a"], "value": [1234.5], "unit": [np.nan], "note": ["|D_0| = 2"]})
+    table = report.cost_table(cost)
+    report.write_table(table, tmp_path, "cost")
+    assert table.to_numpy().tolist() == [["a", "1,234", "", "|D_0| = 2"]]
+    assert r"\|D_0\| = 2" in (tmp_path / "cost.md").read_text() and "nan" not in (tmp_path / "cost.md").read_text()
+
+
 def test_limitations_are_counted(results):
     lines = tell.read(results).limitations()
     assert "5 source seeds" in lines[1] and "Segmentation" in lines[2]

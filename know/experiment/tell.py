@@ -283,6 +283,12 @@ class Story:
         return {m: ratio for (m, _), ratio in oracle.recovery_ratios(table, self.params.report.confidence).items()}
 
 
+def chosen(table: pd.DataFrame, selection: pd.DataFrame) -> pd.DataFrame:
+    """``table`` without the candidates that were not chosen, and the chosen one, "method.candidate", by its method's name."""
+    names = {f"{row.method}.{row.candidate}": row.method if row.chosen else None for row in selection.itertuples()}
+    return table.assign(method=[names.get(name, name) for name in table.method]).dropna(subset=["method"])
+
+
 def read(params: Params) -> Story:
     """The tables that there are.
 
@@ -292,6 +298,9 @@ def read(params: Params) -> Story:
     tables = {
         name: read_csv(f"{name}.csv") for name in STAGES if name in ALWAYS or (paths.RESULTS / f"{name}.csv").exists()
     }
+    if "selection" in tables:
+        of_starts = [name for name, table in tables.items() if "method" in table and name != "selection"]
+        tables |= {name: chosen(tables[name], tables["selection"]) for name in of_starts}
     tables["ablations"] = ablations.read()
     if COST.exists():
         tables["cost"] = pd.read_csv(COST)
