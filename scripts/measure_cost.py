@@ -2,8 +2,9 @@
 
     python scripts/measure_cost.py [--repeats 2]     # writes data/measured/cost.csv; some minutes
 
-Times are the shortest of the repeats, with the parameters of params.yaml and its first source seed. Memory is how far a
-fresh process's peak (resource's ru_maxrss) rises above what it was when the modules and the data were loaded.
+Times are of the processor, which in one thread are those of the clock on an idle machine, and the shortest of the
+repeats; with the parameters of params.yaml and its first source seed. Memory is how far a fresh process's peak
+(resource's ru_maxrss) rises above what it was when the modules and the data were loaded.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ def peak() -> float:
 
 
 def shortest(function: Callable[[], T], repeats: int) -> tuple[float, float, T]:
-    """Seconds of the fastest call, MiB by which the first raised the peak memory, and what the last returned."""
+    """Processor seconds of the fastest call, MiB by which the first raised the peak memory, and what the last returned."""
     times, before, extra = [], peak(), 0.0
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         result = function()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
         extra = extra or peak() - before
     return min(times), extra, result
 
@@ -147,7 +148,7 @@ def measure(p: Params, repeats: int) -> pd.DataFrame:
     per_parameter = predicted["seconds"] / predicted["parameters"]
     machine = f"{_processor()}, Python {platform.python_version()}, PyTorch {torch.__version__}"
     rows = [
-        ("threads", 1, "", machine),
+        ("threads", 1, "", f"{machine}; times are of the processor"),
         ("training Θ_0", first["training"], "s", f"{setting}; validation after each epoch included"),
         ("training Θ_0, epochs", first["epochs"], "", f"at most {p.forget.source.max_epochs}"),
         ("training Θ_0, images seen", first["epochs"] * images, "", ""),

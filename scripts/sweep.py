@@ -260,34 +260,26 @@ def run(repository: Repository, cells: Sequence[Cell], queue: bool, poll: float 
     for cell in todo:
         repository.queue(cell)
     waited_for, idle = None, 2  # looks at a queue of which nothing runs
-    while True:
-        state = State.of(repository, commit)
-        unfinished = [cell for cell in cells if state.find(cell, "queued", "running")]
-        if not unfinished:
-            break
+    while unfinished := (state := State.of(repository, commit)).missing(cells, "success", "failed"):
         running = [cell.name for cell in unfinished if state.find(cell, "running")]
         if waited_for != (waited_for := (running, len(unfinished))):
             print(f"running: {', '.join(running) or 'none yet'}; to do: {len(unfinished)}", flush=True)
         idle = 0 if running else idle + 1
-        if idle > 2:  # no worker, or one that was killed; a second one would share the cores with it
-            repository.dvc("queue", "start")
+        if idle > 2:
+            if not any(state.find(cell, "queued") for cell in unfinished):
+                break  # somebody took them out of the queue
+            repository.dvc("queue", "start")  # not while one works: two workers would share the cores
             idle = 0
         time.sleep(poll)
-    failed = {}
-    for cell in cells:
-        if state.find(cell, "success") is None:
-            last = state.find(cell, "failed")
-            failed[cell.name] = (last and last.log) or "no log"
-    return failed
+    failures = ((cell, state.find(cell, "failed")) for cell in state.missing(cells, "success"))
+    return {cell.name: (found and found.log) or "none" for cell, found in failures}
 
 
-def _number(found: object) -> tuple[float, float]:
+def _number(found: Any) -> tuple[float, float]:
     """Mean and half width of a metric: a number, or a mapping of both; NaN where there is none."""
-    if isinstance(found, Mapping):
-        mean, half_width = found.get("mean"), found.get("half_width")
-    else:
-        mean, half_width = found, None
-    return tuple(float("nan") if value is None else float(value) for value in (mean, half_width))  # type: ignore[return-value, arg-type]
+    values = (found.get("mean"), found.get("half_width")) if isinstance(found, Mapping) else (found, None)
+    mean, half_width = (float("nan") if value is None else float(value) for value in values)
+    return mean, half_width
 
 
 def rows(cell: Cell, experiment: Experiment) -> Iterator[dict[str, object]]:

@@ -125,7 +125,8 @@ def test_the_committed_sweep_fits_the_committed_parameters():
 
 
 def test_a_sweep_runs_in_the_queue_and_goes_on_where_it_was(repository, tmp_path, capsys):
-    cells = [cell for cell in sweep.grid(DEFINITION) if cell.ablation != "architecture"]
+    grid = {cell.name: cell for cell in sweep.grid(DEFINITION)}
+    cells = [grid[name] for name in ("S-5", "r-0.5", "r-0.9")]
     failed = sweep.run(repository, cells, queue=True, poll=1)
     assert list(failed) == ["r-0.9"]
     assert "the rate is too much" in Path(failed["r-0.9"]).read_text()
@@ -136,17 +137,17 @@ def test_a_sweep_runs_in_the_queue_and_goes_on_where_it_was(repository, tmp_path
     table = ablations.read(file)
     # S = 5 and r = 0.5 are one experiment, the commit's parameters with the base's
     of = list(dict.fromkeys(zip(table.value, table.experiment, strict=True)))
-    assert of == [("2", "S-2"), ("5", "S-5"), ("0.5", "S-5")]
+    assert of == [("5", "S-5"), ("0.5", "S-5")]
     rows = table.set_index(["value", "method", "labels"])
-    known = rows.loc[("2", "known", "pooled")]
-    assert (known.gain, known.half_width, known.units, known.history_length) == (0.5, 0.02, 3, 2)
-    assert known.accuracy == pytest.approx((0.2 + 0.7) / 2) and np.isnan(known.accuracy_half_width)
+    known = rows.loc[("5", "known", "pooled")]
+    assert (known.gain, known.half_width, known.units, known.history_length) == (0.5, 0.02, 3, 5)
+    assert known.accuracy == pytest.approx((0.5 + 0.7) / 2) and np.isnan(known.accuracy_half_width)
     assert rows.gain[("0.5", "known", "20")] == pytest.approx(0.05)
     assert np.isnan(rows.gain[("0.5", "naive", "20")]) and rows.accuracy[("5", "naive", "20")] == 0.5
 
     capsys.readouterr()
     before = file.read_bytes()
-    more = [*cells, *(cell for cell in sweep.grid(DEFINITION) if cell.name == "arch-resnet_data-mnist")]
+    more = [*cells, grid["arch-resnet_data-mnist"]]
     assert list(sweep.run(repository, more, queue=False)) == ["r-0.9"]  # only what has not run
     assert capsys.readouterr().out.splitlines() == ["1/2 r-0.9", "2/2 arch-resnet_data-mnist"]
     log = repository.root / "logs" / "sweep" / "r-0.9.log"
@@ -160,14 +161,6 @@ def test_a_sweep_runs_in_the_queue_and_goes_on_where_it_was(repository, tmp_path
         "mnist-embedded",
         0.25,
     )
-
-
-def test_a_name_is_taken_over_from_other_parameters(repository):
-    first, other = (sweep.Cell("rate", "x", "r-x", {"rate": rate}) for rate in (0.6, 0.61))
-    for cell in (first, other):
-        assert sweep.run(repository, [cell], queue=False) == {}
-    state = sweep.State.of(repository, repository.commit())
-    assert state.find(first, "success") is None and state.find(other, "success").name == "r-x"
 
 
 def test_changed_files_and_commits_without_results_are_refused(repository, tmp_path):
