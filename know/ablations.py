@@ -29,6 +29,7 @@ ROWS = {
     "rate": {"rate": "r"},
     "batchnorm": {"batchnorm": "BatchNorm rule", "architecture": "architecture"},
     "mode": {"mode": "forgetting"},
+    "replication": {"value": "source seeds"},
 }
 """Each table's ablation, and what tells its rows apart: a column of the file and its heading."""
 CAPTIONS = {
@@ -40,6 +41,8 @@ CAPTIONS = {
     "batchnorm": "The rule for BatchNorm layers, the same for every start; entries as in the table of source data.",
     "mode": "Θₖ fine-tuned from Θₖ₋₁ (sequential) or each from the initial weights (restart, as the released script "
     "does); entries as in the table of source data.",
+    "replication": "The same experiment on two sets of source seeds, which draw other data, other initial weights and other "
+    "orders; entries as in the table of source data.",
 }
 
 

@@ -96,10 +96,11 @@ TABLE_CAPTIONS = {
     "recovery": "S9. Recovery ratio on the main track, whose real Θ₋₁ was trained independently, with Fieller's interval.",
     "ablation_batchnorm": f"S10. {ablations.CAPTIONS['batchnorm']}",
     "ablation_mode": f"S11. {ablations.CAPTIONS['mode']}",
-    "selection": "S12. What was chosen on downstream validation images, for each method with a choice.",
-    "forgetting": "S13. Accuracy (%) of Θₖ: mean and interval over source seeds.",
-    "meta_validation": "S14. Mean absolute error on held-out runs relative to no change: median over runs.",
-    "transfer": "S15. All fine-tuning runs, one a row.",
+    "ablation_replication": f"S12. {ablations.CAPTIONS['replication']}",
+    "selection": "S13. What was chosen on downstream validation images, for each method with a choice.",
+    "forgetting": "S14. Accuracy (%) of Θₖ: mean and interval over source seeds.",
+    "meta_validation": "S15. Mean absolute error on held-out runs relative to no change: median over runs.",
+    "transfer": "S16. All fine-tuning runs, one a row.",
 }
 """Of every table, likewise."""
 
@@ -168,7 +169,7 @@ class Story:
                 lambda: figures.learning_curves(self._labelled("learning_curves"), confidence),
             ),
             "steps": (("steps", "geometry"), lambda: figures.steps(t["steps"], t["geometry"])),
-            "ablations": (("ablations",), lambda: figures.ablations(ablations.tidy(t["ablations"]))),
+            "ablations": (("ablations",), lambda: figures.ablations(ablations.curves(t["ablations"]))),
             "response": (("response",), lambda: figures.response(t["response"])),
             "gains": ((), lambda: figures.gains(self.summary, rate)),
             "headroom": (
