@@ -207,6 +207,20 @@ def comparisons(transfer: pd.DataFrame, rate: float, confidence: float) -> pd.Da
     return _comparison_table(compare(transfer, pairs, confidence), rate).drop(columns="against")
 
 
+def main_table(transfer: pd.DataFrame, rate: float, confidence: float) -> pd.DataFrame:
+    """Pooled difference to naïve transfer with its interval, in points: a row a start, a column an amount of virtual data."""
+    units = pooled(transfer)
+    rows: dict[str, dict[str, str]] = {}
+    for start in starts_in_order([start for start in units.index if start != NAIVE]):
+        method, step = start
+        column = "once" if method in ONCE else virtual(step, rate)
+        estimate = mean_interval(difference(units, start, NAIVE), confidence)
+        rows.setdefault(label(method), {})[column] = points(estimate)
+    table = pd.DataFrame.from_dict(rows, orient="index").fillna("")
+    columns = sorted(table.columns, key=lambda name: float(name.strip("×")) if name != "once" else 0.0)
+    return table[columns].rename_axis("start").reset_index()
+
+
 def _comparison_table(found: pd.DataFrame, rate: float) -> pd.DataFrame:
     return pd.DataFrame(
         {

@@ -339,3 +339,11 @@ def test_costs_are_shown_without_gaps(tmp_path):
 def test_limitations_are_counted(results):
     lines = tell.read(results).limitations()
     assert "5 source seeds" in lines[1] and "Segmentation" in lines[2]
+
+
+def test_the_main_table_has_a_row_a_start_and_a_column_an_amount_of_data():
+    table = report.main_table(synthetic.transfer(noise=0), 0.5, 0.95).set_index("start")
+    assert list(table) == ["once", "×2", "×4", "×8"] and "naïve transfer (Θ₀)" not in table.index
+    assert list(table.loc["KNOWN"]) == ["", "+1.0 ± 0.0", "+1.5 ± 0.0", "+2.0 ± 0.0"]
+    assert list(table.loc["shrink and perturb"]) == ["+2.0 ± 0.0", "", "", ""]
+    assert list(table.loc["my own"]) == ["", *["+3.0 ± 0.0"] * 3]
