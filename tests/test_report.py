@@ -282,7 +282,7 @@ def test_everything_is_written_in_the_papers_order(results, tmp_path, monkeypatc
     written = tell.run(results)
     for name in tell.FIGURE_CAPTIONS:
         assert {f"figures/{name}.png", f"figures/{name}.pdf"} <= set(written)
-    lacking = {"ablation_batchnorm", "ablation_mode"}  # not among the rows
+    lacking = {"ablation_batchnorm", "ablation_mode", "ablation_replication"}  # not among the rows
     for name in tell.TABLE_CAPTIONS.keys() - lacking - {"transfer"}:
         assert {f"tables/{name}.csv", f"tables/{name}.md", f"tables/{name}.tex"} <= set(written)
     columns = ["source", "arch", "downstream", "method", "steps", "fraction", "seed", "accuracy"]
@@ -342,7 +342,7 @@ def test_limitations_are_counted(results):
 
 
 def test_the_main_table_has_a_row_a_start_and_a_column_an_amount_of_data():
-    table = report.main_table(synthetic.transfer(noise=0), 0.5, 0.95).set_index("start")
+    table = report.main_table(transfer(noise=0), 0.5, 0.95).set_index("start")
     assert list(table) == ["once", "×2", "×4", "×8"] and "naïve transfer (Θ₀)" not in table.index
     assert list(table.loc["KNOWN"]) == ["", "+1.0 ± 0.0", "+1.5 ± 0.0", "+2.0 ± 0.0"]
     assert list(table.loc["shrink and perturb"]) == ["+2.0 ± 0.0", "", "", ""]
