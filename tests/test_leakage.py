@@ -1,11 +1,13 @@
 """No image of the evaluation's test set is ever seen by meta-training, training or selection."""
 
+import pytest
 import torch
 
 from know import evaluation, forgetting, metatrain, paths, training
 from know.data import ImageSet, load
 from know.experiment import downsize, evaluate, forget, meta_train, predict
-from know.splits import downstream_parts, load_split
+from know.models import build
+from know.splits import downstream_parts, load_split, source
 
 
 def keys(images: torch.Tensor) -> set[bytes]:
@@ -80,3 +82,13 @@ def test_training_and_selection_never_see_test_images(micro, monkeypatch):
     assert set(result.oracle.method) == {"naive", "more_data", "known", "scale_free", "task_vector", "shrunk",
                                          "scale_free_shrunk", "shrink_perturb"}  # fmt: skip
     assert set(result.curves.epoch) == {0, 1}
+
+
+def test_what_perturbs_is_not_what_theta_0_was_trained_from(micro):
+    cpu = torch.device("cpu")
+    pool, test = (source(micro.downsize, part, cpu) for part in ("train", "test"))
+    for number in micro.downsize.source_seeds:
+        fresh = predict.Seed(micro, number, None, pool, test).fresh
+        initial = build(micro.forget.architecture, 1, len(pool.classes), number).state_dict()
+        assert not torch.equal(fresh["head.weight"], initial["head.weight"])
+        assert fresh["head.weight"].std() / initial["head.weight"].std() == pytest.approx(1, abs=0.2)

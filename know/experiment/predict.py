@@ -113,9 +113,10 @@ class Seed:
 
     @property
     def fresh(self) -> State:
-        """Weights never trained."""
+        """Weights never trained, and not those from which Θ_0 was: to mix with these would be to rewind its training."""
         params = self.params
-        return state_of(build(params.forget.architecture, self.pool.images.shape[1], len(self.pool.classes), self.seed))
+        seed = self.seed + 1000  # beyond every source seed
+        return state_of(build(params.forget.architecture, self.pool.images.shape[1], len(self.pool.classes), seed))
 
 
 @dataclass(frozen=True)
