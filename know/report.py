@@ -245,9 +245,11 @@ def against(transfer: pd.DataFrame, start: Start, other: str) -> Start | None:
     return (other, int(steps[0])) if len(steps) == 1 else None
 
 
-def control_pairs(
-    transfer: pd.DataFrame, candidates: Sequence[str] = ("known", "scale_free")
-) -> list[tuple[Start, Start]]:
+CANDIDATES = ("known", "scale_free")
+"""The methods that the controls are for."""
+
+
+def control_pairs(transfer: pd.DataFrame, candidates: Sequence[str] = CANDIDATES) -> list[tuple[Start, Start]]:
     """Each step of each candidate, and every control and other method at that step; not naïve transfer (``comparisons``
     has it), scratch and the real Θ_{-1}. Two candidates are compared once."""
     starts = starts_in_order(list(pooled(transfer).index))
@@ -262,13 +264,34 @@ def control_pairs(
     ]
 
 
-def controls(transfer: pd.DataFrame, rate: float, confidence: float) -> pd.DataFrame:
-    """KNOWN and scale-free KNOWN against every control and every other method at the same step, pooled."""
+def over_steps(transfer: pd.DataFrame) -> pd.DataFrame:
+    """``transfer`` with each method's accuracy averaged over its steps; ``steps`` is 0 throughout."""
+    return transfer.groupby(["method", "fraction", "seed"], as_index=False).accuracy.mean().assign(steps=0)
+
+
+def mean_comparisons(transfer: pd.DataFrame, candidate: str, confidence: float) -> pd.DataFrame:
+    """A candidate against naïve transfer, every control and every other method: ``compare`` of the means over steps, one
+    family. Candidates are compared once, by the first."""
+    mean = over_steps(transfer)
+    earlier = CANDIDATES[: CANDIDATES.index(candidate) + 1]
+    rivals = starts_in_order(list(pooled(mean).index))
+    pairs = [((candidate, 0), rival) for rival in rivals if rival[0] not in (*earlier, "scratch", "more_data")]
+    return compare(mean, pairs, confidence)
+
+
+def controls(transfer: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """``mean_comparisons`` of KNOWN, then of scale-free KNOWN, each with a correction of its own."""
+    found = pd.concat([mean_comparisons(transfer, candidate, confidence) for candidate in CANDIDATES])
+    return _comparison_table(found, 0.5).drop(columns="data")
+
+
+def controls_by_step(transfer: pd.DataFrame, rate: float, confidence: float) -> pd.DataFrame:
+    """KNOWN and scale-free KNOWN against every control and every other method at the same step, pooled, as one family."""
     return _comparison_table(compare(transfer, control_pairs(transfer), confidence), rate)
 
 
 def robustness(transfer: pd.DataFrame, rate: float, confidence: float) -> pd.DataFrame:
-    """The comparisons of ``controls`` by Student's t over source seeds, by the nested bootstrap, and by a mixed model
+    """The comparisons of ``controls_by_step`` by Student's t over source seeds, by the nested bootstrap, and by a mixed model
     with a random intercept a source seed; an unbalanced design has no bootstrap."""
     runs, rows = pooled_runs(transfer), []
     for start, other in control_pairs(transfer):
@@ -373,7 +396,7 @@ def bottom_line(transfer: pd.DataFrame, labels: int, rate: float, confidence: fl
 
 
 def findings(transfer: pd.DataFrame, rate: float, confidence: float) -> list[str]:
-    """KNOWN against its controls and rivals, and scale-free KNOWN against naïve transfer, at each step, pooled; then how many
+    """KNOWN against its controls and rivals, and scale-free KNOWN against naïve transfer, at each step, pooled; then which
     of the comparisons of ``controls`` remain after Holm's correction. "Better" is by more than the interval."""
     units = pooled(transfer)
     lines = []
@@ -387,11 +410,15 @@ def findings(transfer: pd.DataFrame, rate: float, confidence: float) -> list[str
                 words.append(f"{virtual(start[1], rate)} {points(gain)} ({verdict(gain)})")
         if words:
             lines.append(f"{label(method)} against {label(rival)}: {', '.join(words)}.")
-    counts = compare(transfer, control_pairs(transfer, ("known",)), confidence).verdict.value_counts()
-    if counts.sum():
+    found = mean_comparisons(transfer, "known", confidence)
+    if len(found) > 1:
+        named = {
+            word: ", ".join(label(method) for method, _ in found.other[found.verdict == word]) or "none"
+            for word in ("better", "worse")
+        }
         lines.append(
-            f"Of {counts.sum()} comparisons of KNOWN with controls and other methods, after Holm's correction it is better in"
-            f" {counts.get('better', 0)} and worse in {counts.get('worse', 0)}."
+            f"Of {len(found)} comparisons of KNOWN, mean over steps, with naïve transfer, controls and other methods, after"
+            f" Holm's correction it is better than {named['better']}, and worse than {named['worse']}."
         )
     return lines
 

@@ -72,9 +72,9 @@ TABLE_CAPTIONS = {
     "ablation_architecture": f"T2. {ablations.CAPTIONS['architecture']}",
     "ablation_history_length": f"T3. {ablations.CAPTIONS['history_length']}",
     "ablation_rate": f"T4. {ablations.CAPTIONS['rate']}",
-    "controls": "T5. KNOWN and scale-free KNOWN against every control and every other method at the same step: difference in "
-    "points of accuracy, pooled over numbers of labels, with its interval over source seeds; p value of the paired t test, "
-    "with Holm's correction over the table, which the verdict goes by; Hedges' g; n source seeds.",
+    "controls": "T5. KNOWN and scale-free KNOWN against naïve transfer, every control and every other method: difference in "
+    "points of accuracy, mean over steps and numbers of labels, with its interval over source seeds; p value of the paired t "
+    "test, with Holm's correction over each one's comparisons, which the verdict goes by; Hedges' g; n source seeds.",
     "cost": "T6. What it costs: time and memory, as measured on the machine named.",
     "claims": "T7. Claims of the paper, and our doubts, beside what this run says: pooled accuracy, interval, source seeds (n). "
     "The verdict is computed: a difference holds if its interval excludes 0 in the claimed direction, does not hold if it "
@@ -84,25 +84,26 @@ TABLE_CAPTIONS = {
     "comparisons": "S2. Each start against naïve transfer, pooled over numbers of labels: difference in points with its "
     "interval over source seeds, p value of the paired t test, with Holm's correction over the table, which the verdict goes "
     "by; Hedges' g; n source seeds.",
-    "controls_check": "S3. The differences of T5 by three analyses: Student's t over source seeds, the nested bootstrap, and "
+    "controls_by_step": "S3. The comparisons of T5 at each step, with Holm's correction over all of them.",
+    "controls_check": "S4. The differences of S3 by three analyses: Student's t over source seeds, the nested bootstrap, and "
     "a mixed model with a random intercept a source seed (the last two are mostly too narrow for few seeds).",
-    "headroom": "S4. Headroom: downstream accuracy (%) of nets really trained on so many source images (0: from scratch), and "
+    "headroom": "S5. Headroom: downstream accuracy (%) of nets really trained on so many source images (0: from scratch), and "
     "the pooled gain in points.",
-    "oracle": "S5. Where the next point is known, after fine-tuning: downstream accuracy (%), pooled gain in points over the "
+    "oracle": "S6. Where the next point is known, after fine-tuning: downstream accuracy (%), pooled gain in points over the "
     "path's own Θ₀, and the recovery ratio with Fieller's interval; unbounded: the real Θ₋₁ gains too little to divide by.",
-    "oracle_calibration": "S6. The same starts: accuracy, loss and expected calibration error on the source task before "
+    "oracle_calibration": "S7. The same starts: accuracy, loss and expected calibration error on the source task before "
     "fine-tuning, with the recovery ratio of that accuracy, and loss and calibration error downstream after it.",
-    "geometry": "S7. Cosine and ratio of norms of the predicted and the real step, for the whole net (with intervals over "
+    "geometry": "S8. Cosine and ratio of norms of the predicted and the real step, for the whole net (with intervals over "
     "source seeds) and by kind.",
-    "geometry_layers": "S8. The same, by layer.",
-    "recovery": "S9. Recovery ratio on the main track, whose real Θ₋₁ was trained independently, with Fieller's interval.",
-    "ablation_batchnorm": f"S10. {ablations.CAPTIONS['batchnorm']}",
-    "ablation_mode": f"S11. {ablations.CAPTIONS['mode']}",
-    "ablation_replication": f"S12. {ablations.CAPTIONS['replication']}",
-    "selection": "S13. What was chosen on downstream validation images, for each method with a choice.",
-    "forgetting": "S14. Accuracy (%) of Θₖ: mean and interval over source seeds.",
-    "meta_validation": "S15. Mean absolute error on held-out runs relative to no change: median over runs.",
-    "transfer": "S16. All fine-tuning runs, one a row.",
+    "geometry_layers": "S9. The same, by layer.",
+    "recovery": "S10. Recovery ratio on the main track, whose real Θ₋₁ was trained independently, with Fieller's interval.",
+    "ablation_batchnorm": f"S11. {ablations.CAPTIONS['batchnorm']}",
+    "ablation_mode": f"S12. {ablations.CAPTIONS['mode']}",
+    "ablation_replication": f"S13. {ablations.CAPTIONS['replication']}",
+    "selection": "S14. What was chosen on downstream validation images, for each method with a choice.",
+    "forgetting": "S15. Accuracy (%) of Θₖ: mean and interval over source seeds.",
+    "meta_validation": "S16. Mean absolute error on held-out runs relative to no change: median over runs.",
+    "transfer": "S17. All fine-tuning runs, one a row.",
 }
 """Of every table, likewise."""
 
@@ -192,7 +193,8 @@ class Story:
         rate, confidence, labels = p.rate, p.report.confidence, p.evaluate.labels
         return {
             **{f"ablation_{name}": (("ablations",), partial(self._ablation, name)) for name in ablations.ROWS},
-            "controls": ((), lambda: report.controls(t["transfer"], rate, confidence)),
+            "controls": ((), lambda: report.controls(t["transfer"], confidence)),
+            "controls_by_step": ((), lambda: report.controls_by_step(t["transfer"], rate, confidence)),
             "cost": (("cost",), lambda: report.cost_table(t["cost"])),
             "claims": ((), lambda: self.claim_table),
             "main": ((), lambda: report.main_table(t["transfer"], rate, confidence)),

@@ -57,7 +57,8 @@ def transfer(summary: pd.DataFrame, rate: float) -> Figure:
         table = part.assign(mean=POINT * part["mean"], half=POINT * bounded(part.gain_half_width))
         naive = float(table["mean"][table.method == "naive"].iloc[0])
         core = table[table.method.isin(["naive", "more_data", "known"])]
-        limits = window([core["mean"] - core.half, core["mean"] + core.half], table["mean"], 1.5, 1.0)
+        others = [table["mean"] + side * table.half for side in (-1, 0, 1)]
+        limits = window([core["mean"] - core.half, core["mean"] + core.half], others, 1.5, 1.0)
         cuts = {axes: _references(axes, table, first=axes is line[0]) for axes in line}
         for axes, members in zip(line, groups.values(), strict=True):
             axes.set(xlim=(-0.4, max(steps) + 0.45), xticks=steps)
@@ -142,7 +143,7 @@ def _forest(axes: Axes, marks: Sequence[Mark], core: Sequence[str]) -> None:
     """Gains across, with a line at 0. The scale follows 0 and the starts of ``core``; what lies far off is in a shaded
     margin, as an arrow with its value."""
     ends = [end for m in marks if m.method in core for end in (m.value - m.half, m.value + m.half)]
-    low, high = window([0.0, *ends], [m.value for m in marks], 1.5, 1.0)
+    low, high = window([0.0, *ends], [m.value + side * m.half for m in marks for side in (-1, 0, 1)], 1.5, 1.0)
     gutter = 0.26 * (high - low)
     below, above = (any(m.value < low for m in marks), any(m.value > high for m in marks))
     for cut, edges in ((below, (low - gutter, low)), (above, (high, high + gutter))):
