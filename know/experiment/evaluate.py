@@ -103,7 +103,7 @@ class Evaluation:
 
 
 FOLLOWED = {("scratch", 0), ("naive", 0), ("more_data", 1), ("known", 1), ("shrunk", 1)}
-"""The starts whose fine-tuning is followed for the learning curves."""
+"""The starts whose fine-tuning is followed for the learning curves, with one draw of labels a source seed."""
 
 
 def run(params: Params) -> Evaluation:
@@ -174,13 +174,17 @@ def _draws(params: Params) -> list[tuple[float, int, int]]:
 
 
 def _select(params: Params, resume: Path) -> pd.DataFrame:
-    """Each candidate's accuracy on validation images after fine-tuning from its first step; the best mean is chosen."""
+    """Each candidate's accuracy on validation images after fine-tuning from its first step; the best mean is chosen.
+
+    Over source seeds and fractions, with the first downstream seed's labels.
+    """
     candidates = {start: given for start, given in params.predict.starts.items() if len(given) > 1}
     runs = [
         TransferRun(params, start_path(source_seed, file, 1), source_seed, downstream_seed, fraction, "validation")
         for given in candidates.values()
         for file in candidate_names(given)
         for fraction, source_seed, downstream_seed in _draws(params)
+        if downstream_seed == params.evaluate.downstream_seeds[0]
     ]
     rows = [
         (run.start.stem.rpartition("_")[0], run.source_seed, found.accuracy)
@@ -205,7 +209,9 @@ def _curves(params: Params, group: Sequence[tuple[tuple[str, int], TransferRun]]
     followed = [
         (key, TransferRun(params, run.start, run.source_seed, run.downstream_seed, run.fraction, "validation"))
         for key, run in group
-        if key in FOLLOWED and run.fraction == max(params.evaluate.fractions)
+        if key in FOLLOWED
+        and run.fraction == max(params.evaluate.fractions)
+        and run.downstream_seed == params.evaluate.downstream_seeds[0]
     ]
     curves = run_all(_curve_run, [run for _, run in followed], params.compute, "learning curves", resume / "curves")
     rows = [
