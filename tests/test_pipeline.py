@@ -144,7 +144,7 @@ def test_a_wrong_parameter_fails_at_once_with_one_line(copy):
 
 def test_a_failing_cell_fails_the_stage_and_leaves_the_notebook_in_logs(copy):
     notebook = copy.root / "notebooks" / "06_report.ipynb"
-    notebook.write_text(notebook.read_text().replace("tell.run(p)", "1 / 0"))
+    notebook.write_text(notebook.read_text().replace("tell.run(p, story)", "1 / 0"))
     output = copy.dvc("repro", code=255)
     assert "ZeroDivisionError" in output and "logs/06_report.ipynb" in output
     assert "ZeroDivisionError" in (copy.root / "logs" / "06_report.ipynb").read_text()

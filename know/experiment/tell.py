@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import matplotlib.pyplot as plt
@@ -115,6 +115,7 @@ class Story:
 
     params: Params
     tables: Mapping[str, pd.DataFrame]
+    drawn: dict[str, Figure | None] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.tables[name]
@@ -129,9 +130,11 @@ class Story:
         return report.summarise(self["transfer"], self.params.evaluate.labels, self.params.report.confidence)
 
     def figure(self, name: str) -> Figure | None:
-        """The figure of this name; None if a table that it needs is missing."""
-        needed, draw = self.figure_makers()[name]
-        return None if any(self.get(one) is None for one in needed) else draw()
+        """The figure of this name, drawn once; None if a table that it needs is missing."""
+        if name not in self.drawn:
+            needed, draw = self.figure_makers()[name]
+            self.drawn[name] = None if any(self.get(one) is None for one in needed) else draw()
+        return self.drawn[name]
 
     def table(self, name: str) -> pd.DataFrame | None:
         """The table of this name; None if one that it needs is missing."""
@@ -313,13 +316,16 @@ def read(params: Params) -> Story:
     return Story(params, tables)
 
 
-def run(params: Params) -> list[str]:
+def run(params: Params, story: Story | None = None) -> list[str]:
     """Write every figure and table, ``findings.md``, ``metrics.json`` and the plots' data under ``reports/``.
+
+    Args:
+        story: what ``read`` found, if it was called before.
 
     Returns:
         The files written, relative to ``reports/``.
     """
-    story = read(params)
+    story = story or read(params)
     drawn, written = paths.REPORTS / "figures", paths.REPORTS / "tables"
     for name in FIGURE_CAPTIONS:
         if (figure := story.figure(name)) is not None:
