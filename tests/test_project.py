@@ -103,6 +103,17 @@ def test_profiles_are_valid_and_quick_is_the_default():
     assert profiles["quick"] == load()
 
 
+def test_the_recipe_of_the_shipped_hyper_models_is_valid():
+    code = (
+        "import runpy; from pathlib import Path; from ruamel.yaml import YAML\n"
+        "recipe = runpy.run_path('scripts/train_hypermodels.py')['Recipe']\n"
+        "given = YAML(typ='safe').load(Path('scripts/hypermodels.yaml').read_text())\n"
+        "print(len(recipe.model_validate(given).parts()['training']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "210\n"
+
+
 def test_every_section_of_the_parameters_is_explained():
     lines = paths.PARAMS.read_text().splitlines()
     for name in Params.model_fields:
