@@ -79,8 +79,9 @@ def test_training_and_selection_never_see_test_images(micro, monkeypatch):
     trained_directly = result.headroom[result.headroom.images == 384].sort_values(["fraction", "seed"]).accuracy
     more = transfer[transfer.method == "more_data"].sort_values(["fraction", "seed"]).accuracy
     assert trained_directly.tolist() == more.tolist()  # the same weights, fine-tuned the same way
-    assert set(result.oracle.method) == {"naive", "more_data", "known", "scale_free", "task_vector", "shrunk",
-                                         "scale_free_shrunk", "shrink_perturb"}  # fmt: skip
+    assert set(result.oracle.method) == {
+        "naive", "more_data", "known", "scale_free", "task_vector", "shrunk", "shrink_perturb"
+    }  # fmt: skip
     assert set(result.curves.epoch) == {0, 1}
 
 

@@ -106,6 +106,10 @@ FOLLOWED = {("scratch", 0), ("naive", 0), ("more_data", 1), ("known", 1), ("shru
 """The starts whose fine-tuning is followed for the learning curves, with one draw of labels a source seed."""
 
 
+RESCALING = {"shrunk", "shrink_perturb"}
+"""The controls that are fine-tuned on the path whose next point is known, beside the methods."""
+
+
 def run(params: Params) -> Evaluation:
     """Choose each method's candidate on validation images; then fine-tune every start on every draw of the downstream
     labels and measure test accuracy, once, at the end."""
@@ -115,6 +119,7 @@ def run(params: Params) -> Evaluation:
         chosen |= {row.method: f"{row.method}.{row.candidate}" for row in selection[selection.chosen].itertuples()}
         file_of = {"naive": "naive", "more_data": "more_data"} | chosen
         names = {file: start for start, file in file_of.items()}
+        on_oracle = {"naive", "more_data", *(one[0].start for one in params.predict.methods), *RESCALING}
 
         groups: dict[str, list[tuple[tuple[str, int], TransferRun]]] = {"transfer": [], "oracle": [], "headroom": []}
         for fraction, source_seed, downstream_seed in _draws(params):
@@ -130,11 +135,11 @@ def run(params: Params) -> Evaluation:
                     groups["transfer"].append(((names[file], step), on(start_path(source_seed, file, step))))
             if oracle_start_path(source_seed, "naive", 0).exists():
                 for file, step in saved_starts(oracle_start_path(source_seed, "naive", 0).parent):
-                    if file in names:
+                    if names.get(file) in on_oracle:
                         groups["oracle"].append(((names[file], step), on(oracle_start_path(source_seed, file, step))))
-            for trained in sorted(trained_path(source_seed, 0).parent.glob("[0-9]*.safetensors")):
-                groups["headroom"].append((("trained", int(trained.stem)), on(trained)))
-        runs = [run for group in groups.values() for _, run in group]
+            for images, start in _really_trained(params, source_seed).items():
+                groups["headroom"].append((("trained", images), on(start)))
+        runs = list(dict.fromkeys(run for group in groups.values() for _, run in group))
         found = dict(zip(runs, run_all(_transfer_run, runs, params.compute, "fine-tuning", resume), strict=True))
         tables = {
             name: pd.DataFrame(
@@ -161,6 +166,16 @@ def run(params: Params) -> Evaluation:
             write_csv(headroom.sort_values(["images", "fraction", "seed"], ignore_index=True), "headroom.csv"),
             write_csv(_curves(params, groups["transfer"], resume), "learning_curves.csv"),
         )
+
+
+def _really_trained(params: Params, source_seed: int) -> dict[int, Path]:
+    """Nets by how many images they were trained on; Θ_0 and the real Θ_{-1} are starts already."""
+    folder, downsize = trained_path(source_seed, 0).parent, params.downsize
+    nets = {int(file.stem): file for file in sorted(folder.glob("[0-9]*.safetensors"))}
+    nets[downsize.source_images] = start_path(source_seed, "naive", 0)
+    if (more := start_path(source_seed, "more_data", 1)).exists():
+        nets[round(downsize.source_images / params.rate)] = more
+    return nets
 
 
 def _draws(params: Params) -> list[tuple[float, int, int]]:
