@@ -44,7 +44,7 @@ def transfer(summary: pd.DataFrame, rate: float) -> Figure:
     """Downstream accuracy against virtual data: a column a family of starts, a row a number of labels.
 
     Source networks differ more than methods do, so the bars are intervals of the paired difference to naïve transfer.
-    A row's scale follows naïve transfer, the real Θ_{-1} and KNOWN; what lies far off is cut, with its value.
+    A row's scale follows naïve transfer, the real Θ_{-1} and KNOWN; what lies far off, and scratch, is cut, with its value.
     """
     rows = list(by_labels(summary))
     groups = families(summary.method)
@@ -57,7 +57,8 @@ def transfer(summary: pd.DataFrame, rate: float) -> Figure:
         table = part.assign(mean=POINT * part["mean"], half=POINT * bounded(part.gain_half_width))
         naive = float(table["mean"][table.method == "naive"].iloc[0])
         core = table[table.method.isin(["naive", "more_data", "known"])]
-        others = [table["mean"] + side * table.half for side in (-1, 0, 1)]
+        starts = table[table.method != "scratch"]
+        others = [starts["mean"] + side * starts.half for side in (-1, 0, 1)]
         limits = window([core["mean"] - core.half, core["mean"] + core.half], others, 1.5, 1.0)
         cuts = {axes: _references(axes, table, first=axes is line[0]) for axes in line}
         for axes, members in zip(line, groups.values(), strict=True):
@@ -139,11 +140,11 @@ class Mark(NamedTuple):
     fill: float = 1.0
 
 
-def _forest(axes: Axes, marks: Sequence[Mark], core: Sequence[str]) -> None:
-    """Gains across, with a line at 0. The scale follows 0 and the starts of ``core``; what lies far off is in a shaded
-    margin, as an arrow with its value."""
+def _forest(axes: Axes, marks: Sequence[Mark], core: Sequence[str], reach: float = 1.5) -> None:
+    """Gains across, with a line at 0. The scale follows 0 and the starts of ``core``; what lies farther off than ``reach``
+    (see ``window``) is in a shaded margin, as an arrow with its value."""
     ends = [end for m in marks if m.method in core for end in (m.value - m.half, m.value + m.half)]
-    low, high = window([0.0, *ends], [m.value + side * m.half for m in marks for side in (-1, 0, 1)], 1.5, 1.0)
+    low, high = window([0.0, *ends], [m.value + side * m.half for m in marks for side in (-1, 0, 1)], reach, 1.0)
     gutter = 0.26 * (high - low)
     below, above = (any(m.value < low for m in marks), any(m.value > high for m in marks))
     for cut, edges in ((below, (low - gutter, low)), (above, (high, high + gutter))):
@@ -322,7 +323,7 @@ def oracle(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(COLUMN, 0.19 * len(rows) + 0.7))
     marks = [Mark(*mark) for mark in zip(rows.index, range(len(rows)), gain, half, strict=True)]
     real = style_of("more_data")
-    _forest(axes, marks, [name for name in rows.index if style_of(name) in (real, style_of("known"))])
+    _forest(axes, marks, [name for name in rows.index if style_of(name) in (real, style_of("known"))], 4.0)
     for mark in marks:
         if style_of(mark.method) == real:
             axes.axvline(mark.value, color=real.colour, ls=real.line, lw=0.9, zorder=1)
