@@ -395,6 +395,22 @@ def bottom_line(transfer: pd.DataFrame, labels: int, rate: float, confidence: fl
     return f"**{text}**: {each} points (mean over {counts} labels, {seeds} source seeds, {100 * confidence:g} % intervals)."
 
 
+def best_start(transfer: pd.DataFrame, rate: float, confidence: float) -> str:
+    """The start of the largest pooled gain over naïve transfer, of how many, beside the real Θ_{-1}'s."""
+    units = pooled(transfer)
+    starts = [start for start in units.index if start[0] not in ("naive", "scratch", "more_data")]
+    gains = {start: mean_interval(difference(units, start, NAIVE), confidence) for start in starts}
+    best = max(starts, key=lambda start: gains[start].mean)
+    text = (
+        f"The largest gain over naïve transfer, of {len(starts)} starts, has {name_of(best, rate)}:"
+        f" {points(gains[best])} points ({verdict(gains[best])})"
+    )
+    if ("more_data", 1) in units.index:
+        real = mean_interval(difference(units, ("more_data", 1), NAIVE), confidence)
+        text += f"; the real Θ₋₁ gains {points(real)} ({verdict(real)})"
+    return text + "."
+
+
 def findings(transfer: pd.DataFrame, rate: float, confidence: float) -> list[str]:
     """KNOWN against its controls and rivals, and scale-free KNOWN against naïve transfer, at each step, pooled; then which
     of the comparisons of ``controls`` remain after Holm's correction. "Better" is by more than the interval."""

@@ -167,6 +167,14 @@ def test_the_bottom_line_follows_the_numbers(gains, words):
     )
 
 
+def test_the_best_start_is_named_with_the_real_one_beside_it():
+    line = report.best_start(transfer(noise=0), 0.5, 0.95)
+    best = f"The largest gain over naïve transfer, of 20 starts, has {label('shrunk')} ×8: +4.0 ± 0.0 points (better)"
+    assert line == f"{best}; the real Θ₋₁ gains +2.0 ± 0.0 (better)."
+    alone = report.best_start(transfer({("naive", 0): 0, ("known", 1): 0.0}, sources=2), 0.5, 0.95)
+    assert "of 1 starts, has KNOWN ×2" in alone and alone.endswith("(no clear difference).")
+
+
 def test_one_source_seed_decides_nothing():
     table = transfer(sources=1)
     assert "do not clearly differ**: ×2 +1.0, ×4" in report.bottom_line(table, 50, 0.5, 0.95)

@@ -250,6 +250,9 @@ class Story:
         p = self.params
         return report.bottom_line(self["transfer"], p.evaluate.labels, p.rate, p.report.confidence)
 
+    def best_start(self) -> str:
+        return report.best_start(self["transfer"], self.params.rate, self.params.report.confidence)
+
     def comparisons(self) -> list[str]:
         return report.findings(self["transfer"], self.params.rate, self.params.report.confidence)
 
@@ -277,6 +280,7 @@ class Story:
         """The most important sentences, the most important one first."""
         return [
             self.bottom_line(),
+            self.best_start(),
             self.forgetting_verdict(),
             *self.headroom(),
             *self.comparisons(),
