@@ -56,7 +56,8 @@ def test_runs_stay_in_their_ranges_and_take_turns():
     assert runs == draw_runs(options) and len(runs) == options.runs.count
     for run in runs:
         smallest = run.images * run.rate ** (run.subsets - 1)
-        assert smallest >= 31.99 and run.batch_size <= max(32, smallest) and run.batch_size <= 128
+        fewest, most = options.runs.batch_size
+        assert smallest >= fewest - 0.01 and fewest <= run.batch_size <= min(most, max(fewest, smallest))
         assert options.runs.rate[0] <= run.rate <= options.runs.rate[1]
         assert options.runs.lr[0] <= run.lr <= options.runs.lr[1]
         assert options.runs.images[0] <= run.images <= options.runs.images[1]
