@@ -79,6 +79,8 @@ def run_all(
         jobs: with a ``repr`` that tells them apart (frozen dataclasses, tuples).
         resume: where finished runs are kept and found again; see ``resumable``.
     """
+    if not jobs:
+        return []
     kept = [resume and resume / f"{hashlib.sha256(repr(job).encode()).hexdigest()[:24]}.pickle" for job in jobs]
     with joblib.parallel_config(backend=compute.backend, inner_max_num_threads=_inner_threads(compute)):
         parallel = joblib.Parallel(n_jobs=min(jobs_of(compute), len(jobs)), return_as="generator")

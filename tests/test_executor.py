@@ -81,3 +81,7 @@ def test_device_and_processes():
     expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert device_of(automatic).type == expected
     assert jobs_of(automatic.model_copy(update={"device": "cpu"})) == len(os.sched_getaffinity(0))
+
+
+def test_nothing_to_run_is_no_error():
+    assert run_all(str, [], Compute(device="cpu", jobs=2, backend="loky"), "nothing") == []
