@@ -533,3 +533,11 @@ def test_predictions_norms_start_at_one_and_far_ones_are_cut():
 def test_accuracy_while_forgetting_does_not_exceed_a_hundred_percent():
     figure, _ = drawn("forgetting")
     assert figure.axes[0].get_ylim()[1] <= 100.5
+
+
+def test_without_a_plane_the_landscape_says_so():
+    nothing = [
+        pd.DataFrame(columns=names) for names in (("x", "y", "loss"), ("method", "steps", "x", "y"), ("axis", "share"))
+    ]
+    (text,) = figures.landscape(*nothing).texts
+    assert "spans no plane" in text.get_text()

@@ -103,13 +103,17 @@ def landscape(grid: pd.DataFrame, points: pd.DataFrame, axes_share: pd.DataFrame
 
     Left the whole grid, right the surroundings of Θ_0. Both axes have one scale unless the grid is more than twice as long
     as high. A prediction that leaves a panel ends in an arrow at its border, and the legend says how many of its steps lie
-    beyond the grid.
+    beyond the grid. A path of two weights spans no plane; then the figure says so.
 
     Args:
-        grid: x, y, loss on a rectangular grid.
+        grid: x, y, loss on a rectangular grid, or nothing.
         points: method, steps, x, y; the path's are of method "theta", with k as steps.
         axes_share: axis ("x", "y"), share of the path's variance.
     """
+    if grid.empty:
+        figure = plt.figure(figsize=(PAGE, 0.5))
+        figure.text(0.5, 0.5, "a path of two weights spans no plane", ha="center", va="center")
+        return figure
     wide = grid.pivot_table(index="y", columns="x", values="loss", dropna=False)
     whole = Limits(wide.columns.min(), wide.columns.max(), wide.index.min(), wide.index.max())
     path = points[points.method == "theta"].sort_values("steps", ascending=False)
