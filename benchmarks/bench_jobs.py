@@ -9,11 +9,11 @@ from functools import partial
 
 import torch
 
-from know.data import load
-from know.executor import run_all
-from know.metatrain import draw_runs, run_paths
+from know.data.images import load
+from know.meta.learning import draw_runs, run_paths
 from know.params import Compute
 from know.params import load as load_params
+from know.run.executor import run_all
 
 
 def main() -> None:

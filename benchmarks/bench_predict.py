@@ -25,9 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from know import load_hypermodel, retrodict
-from know.checkpoints import Writer, predict_files
-from know.engine import BLOCK
-from know.hypermodel import KINDS, KNOWN, HyperModel
+from know.prediction.engine import BLOCK
+from know.prediction.files import predict_files
+from know.prediction.known import KINDS, KNOWN, HyperModel
+from know.weights.files import Writer
 
 EAGER_BLOCK = 100_000
 MEMORY = 4_000_000  # parameters in memory

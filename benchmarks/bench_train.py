@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from know.data import ImageSet, load
-from know.executor import device_of
-from know.models import ARCHITECTURES, build
+from know.data.images import ImageSet, load
+from know.models.small import ARCHITECTURES, build
 from know.params import Compute
-from know.training import Recipe, augmented, fit
+from know.run.executor import device_of
+from know.training.loop import Recipe, augmented, fit
 
 
 class Images(Dataset[tuple[torch.Tensor, int]]):
@@ -108,7 +108,7 @@ def main() -> None:
     rate = {name: options.images / taken for name, taken in best.items()}
     print(f"{options.architecture} on {device}, batches of {options.batch_size}, augment={options.augment}, one thread")
     for name, text in (
-        ("ours", "know.training.fit"),
+        ("ours", "know.training.loop.fit"),
         ("torchvision", "torchvision Dataset + DataLoader"),
         ("fixed", "forward + backward + update, one fixed batch"),
     ):

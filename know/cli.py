@@ -11,7 +11,7 @@ import typer
 
 from know import paths
 from know.params import ParamError, Params, load
-from know.predictors import PREDICTORS, Known, option_named
+from know.prediction.predictors import PREDICTORS, Known, option_named
 
 app = typer.Typer(
     help="Knowledge-overflowed weights by retrodiction of forgetting.",
@@ -34,7 +34,7 @@ def _run(stage: Callable[[Params], Any], file: Path) -> None:
 @app.command()
 def downsize(params: ParamsFile = paths.PARAMS) -> None:
     """Draw the nested subsets of the source data."""
-    from know.experiment import downsize
+    from know.stages import downsize
 
     _run(downsize.run, params)
 
@@ -85,7 +85,7 @@ def forget(
     if model is None:
         if alien := sorted(given - {"params"}):
             raise typer.BadParameter(f"--{alien[0].replace('_', '-')} needs --model")
-        from know.experiment import forget
+        from know.stages import forget
 
         return _run(forget.run, params)
     if "params" in given:
@@ -94,8 +94,8 @@ def forget(
         raise typer.BadParameter("--model needs --checkpoint, --out, and one of --images and --dataset")
     if dataset is not None and (alien := sorted(given & {"image_size", "normalisation"})):
         raise typer.BadParameter(f"--{alien[0].replace('_', '-')} is for --images; a data set prepares its own inputs")
-    from know import custom
-    from know.executor import device_named
+    from know.run.executor import device_named
+    from know.training import own as custom
 
     command = custom.forget_own(
         model,
@@ -129,11 +129,11 @@ def meta_train(
     if (data is None) != (out is None):
         raise typer.BadParameter("--data and --out go together")
     if data is None or out is None:
-        from know.experiment import meta_train
+        from know.stages import meta_train
 
         return _run(meta_train.run, params)
-    from know.hypermodel import save_hypermodel
-    from know.metatrain import from_folder
+    from know.meta.learning import from_folder
+    from know.prediction.known import save_hypermodel
 
     model, table = from_folder(data, load(params), scale)
     save_hypermodel(model, out)
@@ -144,7 +144,7 @@ def meta_train(
 @app.command()
 def evaluate(params: ParamsFile = paths.PARAMS) -> None:
     """Fine-tune every predicted start on the downstream task."""
-    from know.experiment import evaluate, predict
+    from know.stages import evaluate, predict
 
     def both(given: Params) -> None:
         predict.run(given)
@@ -190,9 +190,10 @@ def predict(
     predictor = option_named(PREDICTORS, "method", method, options)
     import torch
 
-    from know.checkpoints import Checkpoint, predict_files
-    from know.executor import device_named
-    from know.kinds import batchnorm_note, parse_overrides
+    from know.prediction.files import predict_files
+    from know.run.executor import device_named
+    from know.weights.files import Checkpoint
+    from know.weights.kinds import batchnorm_note, parse_overrides
 
     reads = predictor.model.history_length if isinstance(predictor, Known) else None
     needed = reads or predictor.shortest
@@ -217,7 +218,7 @@ def predict(
 @hypermodel_app.command("list")
 def list_hypermodels() -> None:
     """The hyper-models shipped with the package."""
-    from know.hypermodel import load_hypermodel, shipped
+    from know.prediction.known import load_hypermodel, shipped
 
     for name in shipped():
         typer.echo(f"{name}\t{load_hypermodel(name).description}")
@@ -229,8 +230,8 @@ def import_keras(
     out: Annotated[Path, typer.Option("--out", help="The hyper-model's folder to write.")],
 ) -> None:
     """Import the hyper-model that the paper's authors released."""
-    from know.hypermodel import save_hypermodel
-    from know.keras import import_keras as read
+    from know.prediction.keras import import_keras as read
+    from know.prediction.known import save_hypermodel
 
     save_hypermodel(read(folder), out)
     typer.echo(out)

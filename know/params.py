@@ -24,8 +24,8 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML, YAMLError
 
 from know import paths
-from know.controls import CONTROLS, AnyControl, ShrinkPerturb
-from know.predictors import PREDICTORS, AnyPredictor, Known
+from know.prediction.controls import CONTROLS, AnyControl, ShrinkPerturb
+from know.prediction.predictors import PREDICTORS, AnyPredictor, Known
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -169,7 +169,7 @@ class KnownTraining(Section):
 class MetaTrain(Section):
     """The meta-dataset and what is learned from it.
 
-    ``variants``: hyper-models trained beside KNOWN on the same windows, scaled as ``know.hypermodel.Scale`` says.
+    ``variants``: hyper-models trained beside KNOWN on the same windows, scaled as ``know.prediction.known.Scale`` says.
     """
 
     datasets: Annotated[tuple[Dataset, ...], Field(min_length=1), AfterValidator(_distinct)]

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from know import paths, sources
-from know.data import Part, save_embedded
-from know.subsets import stratified_order
+from know import paths
+from know.data import sources
+from know.data.images import Part, save_embedded
+from know.data.subsets import stratified_order
 
 PER_CLASS: dict[str, dict[Part, int]] = {
     "fashion-mnist": {"train": 2000, "test": 500},

@@ -27,16 +27,16 @@ import torch
 import torchvision
 
 from know import load_hypermodel, params, paths, retrodict
-from know.data import load
-from know.experiment.results import write_csv
-from know.forgetting import forget
-from know.hdf5 import RunFile, save_paths
-from know.kinds import State, kinds_of
-from know.metatrain import draw_runs, run_paths, train_known
-from know.models import build
+from know.data.images import load
+from know.data.splits import draw_split, source
+from know.meta.layout import RunFile, save_paths
+from know.meta.learning import draw_runs, run_paths, train_known
+from know.models.small import build
 from know.params import Params
-from know.splits import draw_split, source
-from know.training import Recipe, fit
+from know.stages.results import write_csv
+from know.training.forgetting import forget
+from know.training.loop import Recipe, fit
+from know.weights.kinds import State, kinds_of
 
 T = TypeVar("T")
 MEASURED = paths.DATA / "measured"

@@ -31,8 +31,9 @@ from typing import Any
 import pandas as pd
 from ruamel.yaml import YAML
 
-from know import ablations, paths
 from know import params as know_params
+from know import paths
+from know.analysis import ablations
 
 DEFINITION = Path(__file__).with_suffix(".yaml")
 POLL = 30.0  # seconds between looks at the queue, each of which costs DVC one or two

@@ -1,4 +1,4 @@
-"""Make the hyper-models shipped in know/hypermodels, from nothing: the meta-dataset, the training, the model card.
+"""Make the hyper-models shipped in know/prediction/hypermodels, from nothing: the meta-dataset, the training, the model card.
 
     python scripts/train_hypermodels.py             # all of it: hours, of which collecting is nearly all
     python scripts/train_hypermodels.py collect     # continues where it was stopped, a run at a time
@@ -23,15 +23,16 @@ from pydantic import Field
 from ruamel.yaml import YAML
 
 from know import paths
-from know.executor import device_of, run_all
-from know.hdf5 import DATASETS, RunFile
-from know.hypermodel import KINDS, HyperModel, Scale, load_hypermodel, save_hypermodel
-from know.metatrain import RunSpec, collect, draw_runs, errors, split_runs, train_hypermodels
+from know.meta.layout import DATASETS, RunFile
+from know.meta.learning import RunSpec, collect, draw_runs, errors, split_runs, train_hypermodels
 from know.params import Compute, Count, KnownTraining, MetaTrain, Section
-from know.prediction import Predictor, linear, no_change
+from know.prediction.known import HyperModel, Scale, load_hypermodel, save_hypermodel
+from know.prediction.retrodict import Predictor, linear, no_change
+from know.run.executor import device_of, run_all
+from know.weights.kinds import KINDS
 
 RECIPE = Path(__file__).with_name("hypermodels.yaml")
-SHIPPED = Path(__file__).parent.parent / "know" / "hypermodels"
+SHIPPED = Path(__file__).parent.parent / "know" / "prediction" / "hypermodels"
 CARD = Path(__file__).parent.parent / "docs" / "model-card.md"
 BASELINES: dict[str, Predictor] = {"no change": no_change, "linear": linear}
 

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from know import params as know_params
 from know import paths
-from know.data import ImageSet
+from know.data.images import ImageSet
 
 MICRO = {
     "compute": {"jobs": 1},

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from know.experiment.evaluate import paired_seed
+from know.stages.evaluate import paired_seed
 
 Start = tuple[str, int]
 TRUTH: dict[Start, float] = {

@@ -10,7 +10,8 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from know import ablations, paths
+from know import paths
+from know.analysis import ablations
 
 sys.path.insert(0, str(paths.ROOT / "scripts"))
 import measure_cost

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import know
-from know.checkpoints import load_state, save_state
-from know.hypermodel import HyperModel
-from know.kinds import kinds_of, ties
-from know.prediction import linear, no_change, retrodict
+from know.prediction.known import HyperModel
+from know.prediction.retrodict import linear, no_change, retrodict
+from know.weights.files import load_state, save_state
+from know.weights.kinds import kinds_of, ties
 
 
 class Own(nn.Module):

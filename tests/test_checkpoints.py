@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from know import checkpoints, engine, retrodict
-from know.checkpoints import Checkpoint, CheckpointError, load_state, predict_files
-from know.hypermodel import HyperModel
-from know.predictors import linear, no_change
+from know import retrodict
+from know.prediction import engine
+from know.prediction.files import predict_files
+from know.prediction.known import HyperModel
+from know.prediction.predictors import linear, no_change
+from know.weights import files as checkpoints
+from know.weights.files import Checkpoint, CheckpointError, load_state
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.bool]
 states = st.dictionaries(
@@ -168,8 +171,8 @@ def test_a_file_that_shrinks_meanwhile_is_named(tmp_path):
 MEASURE = """
 import re, sys
 from pathlib import Path
-from know.checkpoints import predict_files
-from know.predictors import linear
+from know.prediction.files import predict_files
+from know.prediction.predictors import linear
 peak = lambda: int(re.findall(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[0])  # in KB
 small, large = [Path(name) for name in sys.argv[1:6]], [Path(name) for name in sys.argv[6:11]]
 predict_files(small, small[0].with_name("out.safetensors"), linear)

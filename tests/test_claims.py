@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from synthetic import HEADROOM, ORACLE, TRUTH, ablations, cost, forgetting, geometry, headroom, transfer
 
-from know.claims import Results, judged, sentence, table, together
-from know.figures import label
+from know.analysis.claims import Results, judged, sentence, table, together
+from know.report.figures import label
 
 
 def results(truth=TRUTH, noise=0.001, sources=5, drop=0.02, **more) -> Results:

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from know import cli, custom, paths
-from know.checkpoints import load_state
-from know.data import load
-from know.hypermodel import HyperModel, save_hypermodel
-from know.kinds import batchnorm_note
-from know.subsets import stratified_order
+from know import cli, paths
+from know.data.images import load
+from know.data.subsets import stratified_order
+from know.prediction.known import HyperModel, save_hypermodel
+from know.training import own as custom
+from know.weights.files import load_state
+from know.weights.kinds import batchnorm_note
 
 FACTORIES = """
 import torch
@@ -295,7 +296,7 @@ def test_wrong_usage(know, arguments):
 
 
 def test_without_a_model_it_is_the_experiment_s_stage(know, monkeypatch):
-    from know.experiment import forget
+    from know.stages import forget
 
     ran = []
     monkeypatch.setattr(forget, "run", ran.append)
@@ -347,7 +348,7 @@ def test_parts_of_a_data_set_come_in_order_or_shuffled(own):
 
 
 def test_frozen_parameters_stay_frozen(own):
-    from know.training import Recipe, fit
+    from know.training.loop import Recipe, fit
 
     net = custom.model_from("factories:Net", 0)
     net.conv.requires_grad_(False)

@@ -20,12 +20,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from know import retrodict
-from know.hypermodel import HyperModel, load_hypermodel, save_hypermodel
-from know.predictors import linear
+from know.prediction.known import HyperModel, load_hypermodel, save_hypermodel
+from know.prediction.predictors import linear
 
 # Each command in a process of its own; they are forked from one that has imported what they need and run nothing yet.
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload([__name__, "know.cli", "know.checkpoints"])
+FORKSERVER.set_forkserver_preload([__name__, "know.cli", "know.weights.files"])
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from know import paths
-from know.controls import CONTROLS, AnyControl, Case, Flipped, RandomDirection, Repeated, Shrunk, control
-from know.forgetting import extra_compute
-from know.geometry import step_geometry
-from know.models import build
-from know.prediction import State, by_kind, kind_of, rescaled, retrodict
-from know.predictors import PREDICTORS, predictor
+from know.models.small import build
+from know.prediction.controls import CONTROLS, AnyControl, Case, Flipped, RandomDirection, Repeated, Shrunk, control
+from know.prediction.predictors import PREDICTORS, predictor
+from know.prediction.retrodict import State, by_kind, kind_of, rescaled, retrodict
+from know.training.forgetting import extra_compute
+from know.weights.geometry import step_geometry
 
 EVERY = [control(name, **({"shrink": 0.6, "perturb": 0.1} if name == "shrink_perturb" else {})) for name in CONTROLS]
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from know import paths
-from know.data import DataError, ImageSet, digest, load, load_embedded, save_embedded
+from know.data.images import DataError, ImageSet, digest, load, load_embedded, save_embedded
 from know.paths import atomic
 
 EMBEDDED = {"fashion-mnist-embedded": (2000, 500), "mnist-embedded": (400, 100)}

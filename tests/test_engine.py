@@ -6,10 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from know import engine, retrodict
-from know.engine import Folded, narrowed
-from know.hypermodel import KINDS, KNOWN, HyperModel, Scale
-from know.predictors import TSV, Log, linear, no_change, task_vector
+from know import retrodict
+from know.prediction import engine
+from know.prediction.engine import Folded, narrowed
+from know.prediction.known import KNOWN, HyperModel, Scale
+from know.prediction.predictors import TSV, Log, linear, no_change, task_vector
+from know.weights.kinds import KINDS
 
 
 def randomise(module: torch.nn.Module, seed: int = 0) -> None:

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from know import paths
-from know.executor import device_of, fingerprint, jobs_of, resumable, run_all
-from know.models import build
+from know.models.small import build
 from know.params import Compute
-from know.training import Recipe, fit
+from know.run.executor import device_of, fingerprint, jobs_of, resumable, run_all
+from know.training.loop import Recipe, fit
 
 ONE, TWO = (Compute(device="cpu", jobs=jobs, backend="loky") for jobs in (1, 2))
 

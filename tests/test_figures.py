@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.text import Annotation, Text
 
-from know import figures
-from know.figures import drawing
-from know.statistics import mean_interval
+from know.analysis.statistics import mean_interval
+from know.report import figures
+from know.report.figures import drawing
 
 RATE = 0.5
 SINGLE = ("shrink_perturb", "trained_on", "more_data")  # starts of one step

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io.matlab import matfile_version
 
-from know.hdf5 import LayoutError, RunFile, file_name, hyperparameters, run_files, save_paths, weight_paths
-from know.models import build
+from know.meta.layout import LayoutError, RunFile, file_name, hyperparameters, run_files, save_paths, weight_paths
+from know.models.small import build
 
 PUBLISHED = "ViT_Small_CIFAR10_Weights_Trial_3_SamplingRate_0.344_Power_6_LR_0.000898_BS_33.mat"
 

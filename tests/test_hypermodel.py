@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from know.hypermodel import KINDS, KNOWN, HyperModel, load_hypermodel, save_hypermodel
+from know.prediction.known import KNOWN, HyperModel, load_hypermodel, save_hypermodel
+from know.weights.kinds import KINDS
 
 
 def numpy_known(state: dict[str, np.ndarray], window: np.ndarray) -> np.ndarray:

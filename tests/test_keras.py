@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from know.hypermodel import KINDS, load_hypermodel
-from know.keras import FILES, KerasError, import_keras
+from know.prediction.keras import FILES, KerasError, import_keras
+from know.prediction.known import load_hypermodel
+from know.weights.kinds import KINDS
 
 LENGTH = 5
 WIDTHS = [(64, 8), (8, 64), (8, 64), (8, 64), (64, 32)]  # squeeze, additive, gain, rate, outer

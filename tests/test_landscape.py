@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from know.landscape import grid, plane_of
-from know.models import build
+from know.models.small import build
+from know.weights.landscape import grid, plane_of
 
 
 def path(corners: list[tuple[float, float]]) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, torch.Tensor]]]:

@@ -3,11 +3,15 @@
 import pytest
 import torch
 
-from know import evaluation, forgetting, metatrain, paths, training
-from know.data import ImageSet, load
-from know.experiment import downsize, evaluate, forget, meta_train, predict
-from know.models import build
-from know.splits import downstream_parts, load_split, source
+from know import paths
+from know.data.images import ImageSet, load
+from know.data.splits import downstream_parts, load_split, source
+from know.meta import learning as metatrain
+from know.models.small import build
+from know.stages import downsize, evaluate, forget, meta_train, predict
+from know.training import fine_tuning as evaluation
+from know.training import forgetting
+from know.training import loop as training
 
 
 def keys(images: torch.Tensor) -> set[bytes]:

@@ -9,10 +9,9 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from know.data import load as load_images
-from know.hdf5 import LayoutError, RunFile, run_files, save_paths
-from know.hypermodel import KINDS, load_hypermodel
-from know.metatrain import (
+from know.data.images import load as load_images
+from know.meta.layout import LayoutError, RunFile, run_files, save_paths
+from know.meta.learning import (
     BUFFER,
     collect,
     draw_runs,
@@ -26,7 +25,9 @@ from know.metatrain import (
     windows,
 )
 from know.params import KnownTraining, load
-from know.prediction import linear, no_change
+from know.prediction.known import load_hypermodel
+from know.prediction.retrodict import linear, no_change
+from know.weights.kinds import KINDS
 
 DECAY = torch.exp(-torch.arange(7) / 2)
 
@@ -179,10 +180,10 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 import torch
-from know.hdf5 import run_files
-from know.metatrain import errors, train_known
+from know.meta.layout import run_files
+from know.meta.learning import errors, train_known
 from know.params import KnownTraining
-from know.prediction import linear
+from know.prediction.retrodict import linear
 runs = run_files(Path(sys.argv[1]))
 train_known(runs, runs, "conv", 5, KnownTraining(steps=5, batch_size=2048, lr=1e-3), 0)
 errors(runs[0], "fc", 5, {"linear": linear})

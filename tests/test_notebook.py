@@ -7,7 +7,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from know import notebook, paths
+from know import paths
+from know.run import notebook
 
 
 def write(path, *cells):
@@ -24,7 +25,7 @@ def test_parameters_are_injected_and_two_runs_write_the_same_bytes(tmp_path):
     source = write(
         tmp_path / "a.ipynb",
         "import os, sys; print(params['rate'], os.getcwd(), sys.executable)",
-        "from know.progress import track; list(track(range(3), desc='bars stay out of notebooks'))",
+        "from know.run.progress import track; list(track(range(3), desc='bars stay out of notebooks'))",
         "import matplotlib.pyplot as plt; plt.plot([1, 2]);",
         "import warnings; warnings.warn('where?'); print(object()); object()",
     )
@@ -60,7 +61,7 @@ def test_a_dead_kernel_is_reported(tmp_path, monkeypatch):
 
 def test_an_unknown_section_is_one_line():
     done = subprocess.run(
-        [sys.executable, "-m", "know.notebook", "notebooks/01_downsize.ipynb", "/nowhere/x.ipynb", "-p", "forgett"],
+        [sys.executable, "-m", "know.run.notebook", "notebooks/01_downsize.ipynb", "/nowhere/x.ipynb", "-p", "forgett"],
         cwd=paths.ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1 and done.stderr.startswith("forgett: unknown section; allowed: rate, ")

@@ -9,7 +9,7 @@ import pytest
 from selenium import webdriver
 
 from know import paths
-from know.render import Formulas, render_notebook
+from know.report.pages import Formulas, render_notebook
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
 PAGES = [paths.REPORTS / "index.html", *sorted((paths.REPORTS / "notebooks").glob("*.html"))]

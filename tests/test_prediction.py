@@ -5,8 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from know.hypermodel import HyperModel
-from know.prediction import by_kind, kind_of, linear, no_change, rescaled, retrodict, task_vector, with_batchnorm
+from know.prediction.known import HyperModel
+from know.prediction.retrodict import (
+    by_kind,
+    kind_of,
+    linear,
+    no_change,
+    rescaled,
+    retrodict,
+    task_vector,
+    with_batchnorm,
+)
 
 finite = st.floats(-10, 10, width=32)
 

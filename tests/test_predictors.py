@@ -11,9 +11,9 @@ from hypothesis.extra import numpy as hnp
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from know.hypermodel import HyperModel, Scale, load_hypermodel, save_hypermodel
-from know.prediction import kind_of, retrodict
-from know.predictors import PREDICTORS, TSV, AnyPredictor, Known, predictor
+from know.prediction.known import HyperModel, Scale, load_hypermodel, save_hypermodel
+from know.prediction.predictors import PREDICTORS, TSV, AnyPredictor, Known, predictor
+from know.prediction.retrodict import kind_of, retrodict
 
 LENGTH = 5
 CLOSED = [name for name in PREDICTORS if name not in ("known", "wnn")]
@@ -324,5 +324,5 @@ def test_options_are_frozen():
 
 
 def test_options_are_checked_without_torch():
-    code = "import sys, know.predictors, know.controls; print('torch' in sys.modules)"
+    code = "import sys, know.prediction.predictors, know.prediction.controls; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

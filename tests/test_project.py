@@ -47,8 +47,8 @@ def test_injected_sections_are_the_declared_ones(name):
 
 
 # What changes no result: paths, parameters (which stages declare), progress, and what only draws or words a notebook's page.
-PLUMBING = {"know", "know.paths", "know.params", "know.progress", "know.executor", "know.experiment"}
-PAGES = {"know.figures", "know.report"}
+PLUMBING = {"know", "know.paths", "know.params", "know.run.progress", "know.run.executor", "know.stages"}
+PAGES = {"know.report.figures", "know.report.tables"}
 
 
 def file_of(module: str) -> str:
@@ -71,12 +71,12 @@ def imported(module: str) -> set[str]:
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "know":
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
                 found |= {name for name in names if file_of(name)} or {node.module}
-    return {"know.figures" if name.startswith("know.figures.") else name for name in found}
+    return {"know.report.figures" if name.startswith("know.report.figures.") else name for name in found}
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_depends_on_the_code_that_it_runs(name):
-    todo, seen = [f"know.experiment.{'tell' if name == 'report' else name}"], set()
+    todo, seen = [f"know.stages.{'tell' if name == 'report' else name}"], set()
     while todo:
         module = todo.pop()
         seen.add(module)

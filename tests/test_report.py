@@ -9,11 +9,14 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 from synthetic import HEADROOM, ORACLE, TRUTH, every_table, forgetting, geometry, headroom, oracle_source, transfer
 
-from know import ablations, oracle, paths, render, report
-from know.experiment import tell
-from know.experiment.results import write_csv
-from know.figures import label
-from know.statistics import mean_interval
+from know import paths
+from know.analysis import ablations, oracle
+from know.analysis.statistics import mean_interval
+from know.report import pages as render
+from know.report import tables as report
+from know.report.figures import label
+from know.stages import report as tell
+from know.stages.results import write_csv
 
 
 def gained(text: str) -> float:

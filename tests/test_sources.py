@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from know import paths, sources
-from know.data import DataError, digest, load
+from know import paths
+from know.data import sources
+from know.data.images import DataError, digest, load
 
 
 def idx(array: np.ndarray) -> bytes:

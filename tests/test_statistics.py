@@ -4,7 +4,7 @@ import pytest
 import statsmodels.formula.api as smf
 from scipy import stats
 
-from know.statistics import (
+from know.analysis.statistics import (
     Interval,
     calibration_error,
     effect_size,

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from know.data import ImageSet, normalise
-from know.evaluation import fine_tune, labelled, transferred
-from know.forgetting import forget, load_trajectory, save_trajectory, state_of
-from know.models import ARCHITECTURES, build, new_head
+from know.data.images import ImageSet, normalise
+from know.models.small import ARCHITECTURES, build, new_head
 from know.params import load
-from know.training import Recipe, augmented, fit, measure
+from know.training.fine_tuning import fine_tune, labelled, transferred
+from know.training.forgetting import forget, load_trajectory, save_trajectory, state_of
+from know.training.loop import Recipe, augmented, fit, measure
 
 
 def same(a, b):

@@ -1,0 +1,1 @@
+"""From tidy results to comparisons with intervals, one verdict rule, and claims."""

@@ -1,0 +1,169 @@
+"""The ablations: from ``data/measured/ablations.csv``, which ``scripts/sweep.py`` makes, to the paper's tables.
+
+The file is committed and no stage makes it: each of its cells is a run of the whole pipeline with other parameters.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from know import paths
+from know.report.figures import label, virtual
+from know.report.tables import percent
+
+FILE = paths.DATA / "measured" / "ablations.csv"
+MEND = "make it anew with `python scripts/sweep.py` (`--export COMMIT`: of what ran on a commit)"
+
+SETTINGS = ("history_length", "rate", "source_images", "dataset", "architecture", "mode", "batchnorm")
+NUMBERS = ("gain", "half_width", "accuracy", "accuracy_half_width")
+"""Shares, with 95 % half widths over ``units`` source seeds; empty where the metrics have none."""
+COLUMNS = ("ablation", "value", "experiment", *SETTINGS, "method", "steps", "labels", *NUMBERS, "units")
+TIDY = ("ablation", "value", "method", "steps", *NUMBERS, "units")
+ROWS = {
+    "source_images": {"source_images": "source images", "share": "share"},
+    "architecture": {"dataset": "data set", "architecture": "architecture"},
+    "history_length": {"history_length": "S"},
+    "rate": {"rate": "r"},
+    "batchnorm": {"batchnorm": "BatchNorm rule", "architecture": "architecture"},
+    "mode": {"mode": "forgetting"},
+    "replication": {"value": "source seeds"},
+}
+"""Each table's ablation, and what tells its rows apart: a column of the file and its heading."""
+CAPTIONS = {
+    "source_images": "Share of the source data: downstream accuracy (%) of each start, and in brackets its gain over naïve "
+    "transfer in points with its interval, pooled over the numbers of labels.",
+    "architecture": "Architecture and data set; entries as in the table of source data.",
+    "history_length": "History length S, with a hyper-model meta-trained for each; entries as in the table of source data.",
+    "rate": "Sampling rate r; a step stands for 1/r times the data. Entries as in the table of source data.",
+    "batchnorm": "The rule for BatchNorm layers, the same for every start; entries as in the table of source data.",
+    "mode": "Θₖ fine-tuned from Θₖ₋₁ (sequential) or each from the initial weights (restart, as the released script "
+    "does); entries as in the table of source data.",
+    "replication": "The same experiment on two sets of source seeds, which draw other data, other initial weights and other "
+    "orders; entries as in the table of source data.",
+}
+
+
+class AblationError(ValueError):
+    """The file is not what ``scripts/sweep.py`` writes. The message is one line: the file, what is wrong, the mend."""
+
+
+def read(file: Path | None = None) -> pd.DataFrame:
+    """The sweep's table, one row a cell, start and number of labels (or "pooled"); without the file, an empty one.
+
+    Returns:
+        The columns ``COLUMNS``; ``labels`` is text.
+
+    Raises:
+        AblationError: the file is malformed.
+    """
+    file = file or FILE
+    if not file.exists():
+        return pd.DataFrame(columns=list(COLUMNS))
+
+    def wrong(what: str) -> AblationError:
+        return AblationError(f"{file}: {what}; {MEND}")
+
+    try:
+        table = pd.read_csv(file, dtype={"value": str, "labels": str})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise wrong(f"not a table: {' '.join(str(error).split())}") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too many for an index
+        raise wrong("lines have more entries than the header")
+    if lacking := [name for name in COLUMNS if name not in table]:
+        raise wrong(f"lacks the column {lacking[0]}")
+    for name in (*NUMBERS, "history_length", "rate", "source_images", "steps", "units"):
+        numbers = pd.to_numeric(table[name], errors="coerce")
+        if (bad := table[name].notna() & ~np.isfinite(numbers)).any():
+            raise wrong(f"line {bad.idxmax() + 2}: {name} is {str(table[name][bad.idxmax()])!r}, not a number")
+        if name not in NUMBERS and numbers.isna().any():
+            raise wrong(f"line {numbers.isna().idxmax() + 2}: {name} is empty")
+        table[name] = numbers
+    if (again := table.duplicated(["ablation", "value", "method", "steps", "labels"])).any():
+        raise wrong(f"line {again.idxmax() + 2} is there twice")
+    return table[list(COLUMNS)]
+
+
+def note(table: pd.DataFrame) -> str:
+    """What a reader should know of how complete the table is: a Markdown line."""
+    if table.empty:
+        return "No ablation has been run: `python scripts/sweep.py` runs them and writes `data/measured/ablations.csv`."
+    lacking = [name for name in ROWS if name not in set(table.ablation)]
+    text = f"{table.experiment.nunique()} experiments, {_range(table.units)} source seeds each."
+    return text + (f" Not run: {', '.join(lacking)} (`python scripts/sweep.py`)." if lacking else "")
+
+
+def _range(values: pd.Series[int]) -> str:
+    low, high = values.min(), values.max()
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def tidy(table: pd.DataFrame, labels: str = "pooled") -> pd.DataFrame:
+    """For figures and claims: the columns ``TIDY``, a row an ablation's value and start.
+
+    Args:
+        labels: "pooled", or a number of labels such as "20".
+
+    Returns:
+        ``value`` is a number where the ablation's are, else text.
+    """
+    rows = table[table.labels == labels].reset_index(drop=True)
+    return rows[list(TIDY)].assign(value=[_value(text) for text in rows.value])
+
+
+def curves(table: pd.DataFrame) -> pd.DataFrame:
+    """The tidy rows of those ablations whose values are numbers, which a figure can draw as lines."""
+    rows = tidy(table)
+    words = rows.value.map(lambda value: isinstance(value, str))
+    return rows[~rows.ablation.isin(rows.ablation[words])].reset_index(drop=True)
+
+
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def ablation_table(table: pd.DataFrame, ablation: str, labels: str = "pooled") -> pd.DataFrame:
+    """One ablation as a reader wants it: a row a value and start, a column a number of retrodiction steps.
+
+    Entries are "84.1 (+0.3 ± 0.5)": accuracy (%), and gain over naïve transfer in points with its interval. A column is
+    headed by the virtual data that the steps stand for, where that is the same in all rows; else there is a column with
+    what one step stands for.
+    """
+    rows = table[(table.ablation == ablation) & (table.labels == labels)]
+    rows = rows.assign(share=[f"{100 * share:.3g} %" for share in rows.source_images / rows.source_images.max()])
+    headings, varied = ROWS[ablation], len(set(rows.rate)) > 1
+    lines: dict[tuple[object, ...], dict[str, str]] = {}
+    for row in rows.itertuples():
+        key = (*(getattr(row, column) for column in headings), label(str(row.method)))
+        line = lines.setdefault(key, {"a step": virtual(1, row.rate)} if varied else {})
+        line[_steps(row.steps, varied, row.rate)] = _entry(row.method, row.gain, row.half_width, row.accuracy)
+    index = [*headings.values(), "start"]
+    if not lines:
+        return pd.DataFrame(columns=index)
+    steps = [_steps(step, varied, rows.rate.iloc[0]) for step in sorted(rows.steps.unique())]
+    made = pd.DataFrame.from_dict(lines, orient="index")
+    made.index = pd.MultiIndex.from_tuples(lines, names=index)
+    return made[[*(["a step"] if varied else []), *steps]].fillna("–").reset_index()
+
+
+def _steps(steps: int, varied: bool, rate: float) -> str:
+    return f"{steps} step{'' if steps == 1 else 's'}" if varied else virtual(steps, rate)
+
+
+def _entry(method: str, gain: float, half_width: float, accuracy: float) -> str:
+    change = "" if method == "naive" or np.isnan(gain) else percent(gain, half_width, True)
+    if np.isnan(accuracy):
+        return change or "–"
+    return f"{100 * accuracy:.1f}" + (f" ({change})" if change else "")
+
+
+def tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Every ablation's table, pooled over the numbers of labels, by the ablation's name; empty ones for those not run."""
+    return {ablation: ablation_table(table, ablation) for ablation in ROWS}

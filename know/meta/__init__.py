@@ -1,0 +1,1 @@
+"""The meta-dataset of weight paths, and meta-training on it."""

@@ -1,0 +1,340 @@
+"""Meta-training: a dataset of many short forgetting runs, and a KNOWN for each kind learned from it.
+
+One run trains a small net on D_0 and then on ever smaller subsets, 7 in all, with its own rate, learning rate and
+batch size; each of its scalars gives a path of 7 weights, and each path the windows w_0…w_4 → w_5, w_1…w_5 → w_6.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from know.data.images import ImageSet, load
+from know.data.subsets import nested_subsets, stratified_order
+from know.meta.layout import DATASETS, LayoutError, Paths, RunFile, file_name, run_files, save_paths, weight_paths
+from know.models.small import build
+from know.params import Compute, KnownTraining, MetaTrain, Params
+from know.prediction.known import KNOWN, HyperModel, Scale, frame, framed
+from know.prediction.retrodict import CHUNK, Predictor, linear, no_change
+from know.run.executor import device_of, run_all
+from know.seeds import derive
+from know.training.forgetting import Mode, forget, state_of
+from know.training.loop import Recipe, fit
+from know.weights.kinds import KINDS, Kind, State
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """The hyper-parameters of one run of the meta-dataset."""
+
+    number: int
+    dataset: str
+    architecture: str
+    images: int
+    subsets: int
+    rate: float
+    lr: float
+    batch_size: int
+    source_epochs: int
+    epochs: int
+    augment: bool
+    mode: Mode
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"run_{self.number:03d}"
+
+    @property
+    def file_name(self) -> str:
+        """As in the published meta-dataset."""
+        network = f"{self.architecture}_{self.dataset}"
+        return file_name(network, self.number, self.rate, self.subsets, self.lr, self.batch_size)
+
+
+def draw_runs(params: MetaTrain, mode: Mode = "sequential") -> list[RunSpec]:
+    """Sample each run's hyper-parameters, uniformly, as the paper does; architectures and data sets take turns.
+
+    The paper draws the batch size from U(32, |D_0| r^6), so that the smallest subset holds at least one batch. Here
+    |D_0| is smaller, so the same rule also bounds the rate from below: r ≥ (b/|D_0|)^{1/6}, b the smallest batch size.
+    """
+    rng, ranges = random.Random(params.seed), params.runs
+    specs = []
+    for number in range(ranges.count):
+        images, seed = rng.randint(*ranges.images), derive("meta run", params.seed, number)
+        last = ranges.subsets - 1
+        low, high = ranges.rate
+        rate = rng.uniform(min(high, max(low, (ranges.batch_size[0] / images) ** (1 / last))), high)
+        most = max(ranges.batch_size[0], min(ranges.batch_size[1], int(images * rate**last)))
+        specs.append(
+            RunSpec(
+                number=number,
+                dataset=params.datasets[number // len(params.architectures) % len(params.datasets)],
+                architecture=params.architectures[number % len(params.architectures)],
+                images=images,
+                subsets=ranges.subsets,
+                rate=rate,
+                lr=rng.uniform(*ranges.lr),
+                batch_size=rng.randint(ranges.batch_size[0], most),
+                source_epochs=rng.randint(*ranges.source_epochs),
+                epochs=rng.randint(*ranges.epochs),
+                augment=random.Random(derive("augment", seed)).random() < ranges.augment,
+                mode=mode,
+                seed=seed,
+            )
+        )
+    return specs
+
+
+def run_paths(spec: RunSpec, images: ImageSet) -> Paths:
+    """Execute one run on a part of ``images``, which are of a training set, and collect its weight paths."""
+    order = stratified_order(images.labels, derive("order", spec.seed))  # so that subsets are prefixes
+    data = images.select(order[: spec.images])
+    net = build(spec.architecture, data.images.shape[1], len(data.classes), derive("weights", spec.seed))
+    net, initial = net.to(data.images.device), state_of(net)
+    recipe = Recipe(spec.epochs, spec.batch_size, spec.lr, augment=spec.augment)
+    fit(net, data, replace(recipe, epochs=spec.source_epochs), derive("source", spec.seed))
+    smaller = nested_subsets(torch.arange(len(data)), spec.rate, spec.subsets)[1:]
+    subsets = [data.select(index) for index in smaller]
+    return weight_paths(forget(net, subsets, recipe, spec.seed, spec.mode, initial))
+
+
+@lru_cache(maxsize=3)
+def _images(dataset: str) -> ImageSet:
+    return load(dataset, "train")
+
+
+def _collect_run(job: tuple[RunSpec, Compute, Path]) -> None:
+    spec, compute, file = job
+    save_paths(run_paths(spec, _images(spec.dataset).to(device_of(compute))), file, asdict(spec))
+
+
+def collect(specs: Sequence[RunSpec], folder: Path, compute: Compute) -> list[Path]:
+    """Execute those runs whose file is not in ``folder`` yet, and return the files of all."""
+    files = [folder / spec.file_name for spec in specs]
+    jobs = [(spec, compute, file) for spec, file in zip(specs, files, strict=True) if not file.exists()]
+    if jobs:
+        run_all(_collect_run, jobs, compute, "meta-dataset")
+    return files
+
+
+def windows(paths: Tensor, length: int) -> Tensor:
+    """Paths (M, P) to all their stretches of ``length`` weights, (M·(P-length+1), length)."""
+    return paths.unfold(1, length, 1).reshape(-1, length)
+
+
+def split_runs(specs: Sequence[T], held_out: int) -> tuple[list[T], list[T]]:
+    """Runs to learn from, and whole runs held out: the last ones, in which architectures and data sets take turns."""
+    return list(specs[:-held_out]), list(specs[-held_out:])
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+BUFFER = 1 << 18  # windows in memory, from which batches are drawn
+VISIT = 1 << 10  # windows taken at each visit to a file
+
+
+def draw_windows(run: RunFile, kind: Kind, length: int, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` random windows with the weight that follows, (count, length + 1), from one random block of a run.
+
+    Raises:
+        LayoutError: the paths are too short, or hold NaN or Inf.
+    """
+    if run.length <= length:
+        raise LayoutError(f"{run.path}: paths of {run.length} weights; history_length {length} needs {length + 1}")
+    found = windows(run.sample(kind, count, generator), length + 1)
+    if not found.isfinite().all():
+        raise LayoutError(f"{run.path}: {DATASETS[kind]}: holds NaN or Inf; remove this run")
+    return found[torch.randint(len(found), (count,), generator=generator)]
+
+
+def stream(
+    runs: Sequence[RunFile], kind: Kind, length: int, batch_size: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Endless random batches (batch_size, length + 1) of windows with the weight that follows, from files of any size.
+
+    A buffer of fixed size is filled by visits to the runs, and as many of its windows as a batch has are replaced
+    after it. Every round of visits takes the same number of windows from every run, so that large nets do not drown
+    small ones.
+    """
+    visited = (
+        draw_windows(runs[i], kind, length, VISIT, generator)
+        for _ in itertools.count()
+        for i in torch.randperm(len(runs), generator=generator)
+    )
+    buffer = torch.cat([next(visited) for _ in range(BUFFER // VISIT)])
+    for step in itertools.count(1):
+        yield buffer[torch.randint(BUFFER, (batch_size,), generator=generator)]
+        for _ in range(step * batch_size // VISIT - (step - 1) * batch_size // VISIT):
+            buffer[torch.randint(BUFFER, (VISIT,), generator=generator)] = next(visited)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean absolute error on windows of the held-out runs against the number of steps."""
+
+    steps: list[int]
+    errors: list[float]
+
+
+def train_known(
+    training: Sequence[RunFile],
+    held_out: Sequence[RunFile],
+    kind: Kind,
+    history_length: int,
+    params: KnownTraining,
+    seed: int,
+    scale: Scale = "none",
+    device: torch.device | None = None,
+) -> tuple[KNOWN, Curve]:
+    """Meta-train one KNOWN by the mean absolute error plus its L1 penalty, with Adam.
+
+    The learning rate falls to 0 by a cosine: the penalty on the biases is far steeper than the error, and at a constant
+    rate Adam would end with them still jumping about 0. The last weights are kept, so the held-out runs decide nothing.
+
+    Args:
+        scale: "path" and "wnn" train in each path's frame. The network moves by less than 1 there, so that a further
+            target is cut to 1, which changes no gradient.
+    """
+    device = device or torch.device("cpu")
+    generator, check_generator = (torch.Generator().manual_seed(seed + i) for i in (0, 1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        known = KNOWN(history_length).to(device)
+    checks = [
+        torch.cat([draw_windows(run, kind, history_length, 500, check_generator) for _ in range(10)]).to(device)
+        for run in held_out
+        if kind in run.sizes
+    ]
+    batches = stream([run for run in training if kind in run.sizes], kind, history_length, params.batch_size, generator)
+    optimizer = torch.optim.Adam(known.parameters(), params.lr, fused=True)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, params.steps)
+    curve, every = Curve([], []), max(1, params.steps // 20)
+    for step, batch in zip(range(1, params.steps + 1), batches, strict=False):
+        loss = _residuals(known, batch.to(device), scale)[0].mean() + known.penalty()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        if step % every == 0 or step == params.steps:
+            with torch.no_grad():
+                errors = [(error * unit).mean().item() for error, unit in (_residuals(known, c, scale) for c in checks)]
+            curve.steps.append(step)
+            curve.errors.append(sum(errors) / len(errors))
+    return known.cpu(), curve
+
+
+def _residuals(known: KNOWN, both: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
+    """Absolute errors (N,) on windows with the weight that follows (N, S + 1), and the unit (N,) they are in."""
+    window, target = both[:, :-1], both[:, -1:]
+    if scale == "none":
+        return (known(window) - target.squeeze(1)).abs(), torch.ones_like(target).squeeze(1)
+    origin, unit = frame(window, scale)
+    inside, wanted = framed(window, origin, unit), framed(target, origin, unit).squeeze(1)
+    step = (wanted - inside[:, -1]).clamp(-1, 1)
+    return (known(inside) - inside[:, -1] - step).abs(), unit.squeeze(1)
+
+
+@dataclass(frozen=True)
+class _KnownJob:
+    training: tuple[RunFile, ...]
+    held_out: tuple[RunFile, ...]
+    kind: Kind
+    history_length: int
+    options: KnownTraining
+    seed: int
+    scale: Scale
+    compute: Compute
+
+
+def _known_job(job: _KnownJob) -> tuple[State, Curve]:
+    known, curve = train_known(
+        job.training, job.held_out, job.kind, job.history_length, job.options, job.seed, job.scale,
+        device_of(job.compute),
+    )  # fmt: skip
+    return known.state_dict(), curve
+
+
+def train_hypermodels(
+    training: Sequence[RunFile],
+    held_out: Sequence[RunFile],
+    history_length: int,
+    options: KnownTraining,
+    seed: int,
+    compute: Compute,
+    scales: Sequence[Scale] = ("none",),
+    resume: Path | None = None,
+) -> tuple[dict[Scale, HyperModel], dict[Scale, dict[Kind, Curve]]]:
+    """Meta-train a KNOWN for each scale and kind on files of weight paths, and follow each on the held-out ones."""
+    for kind in KINDS:
+        if not any(kind in run.sizes for run in training):
+            raise LayoutError(f"{training[0].path.parent}: no run to learn from has {DATASETS[kind]}")
+    jobs = [
+        _KnownJob(tuple(training), tuple(held_out), kind, history_length, options, seed, scale, compute)
+        for scale in scales
+        for kind in KINDS
+    ]
+    models = {scale: HyperModel(history_length, f"meta-trained on {len(training)} runs", scale) for scale in scales}
+    curves: dict[Scale, dict[Kind, Curve]] = {scale: {} for scale in scales}
+    for job, (state, curve) in zip(jobs, run_all(_known_job, jobs, compute, "KNOWN", resume), strict=True):
+        models[job.scale].of(job.kind).load_state_dict(state)
+        curves[job.scale][job.kind] = curve
+    return {scale: model.eval() for scale, model in models.items()}, curves
+
+
+@torch.no_grad()
+def errors(
+    run: RunFile, kind: Kind, length: int, predictors: Mapping[str, Predictor], steps: int = 1
+) -> dict[str, float]:
+    """Each predictor's mean absolute error ``steps`` ahead, recursively, on all windows of one run's paths of a kind."""
+    totals, count = dict.fromkeys(predictors, 0.0), 0
+    for block in run.blocks(kind, CHUNK):
+        both = windows(block, length + steps)
+        count += len(both)
+        for name, predictor in predictors.items():
+            window = both[:, :length]
+            for _ in range(steps):
+                window = torch.cat([window[:, 1:], predictor(window, kind)[:, None]], 1)
+            totals[name] += (window[:, -1] - both[:, -1]).abs().double().sum().item()
+    return {name: total / count for name, total in totals.items()}
+
+
+def from_folder(folder: Path, params: Params, scale: Scale = "none") -> tuple[HyperModel, pd.DataFrame]:
+    """Meta-train on a folder of files of the published layout, however large, by ``params.meta_train``.
+
+    ``meta_train.runs.held_out`` of the files, drawn at random, are held out.
+
+    Returns:
+        The hyper-model, and its mean absolute error on the held-out runs by kind, beside no change and a line.
+    """
+    runs, count = run_files(folder), params.meta_train.runs.held_out
+    if len(runs) <= count:
+        raise LayoutError(f"{folder}: {len(runs)} runs; more than meta_train.runs.held_out = {count} are needed")
+    random.Random(params.meta_train.seed).shuffle(runs)
+    training, held_out = split_runs(runs, count)
+    models, _ = train_hypermodels(
+        training,
+        held_out,
+        params.history_length,
+        params.meta_train.known,
+        params.meta_train.seed,
+        params.compute,
+        [scale],
+    )
+    model = models[scale]
+    predictors: dict[str, Predictor] = {"no change": no_change, "linear": linear, "KNOWN": model}
+    rows = [
+        {"kind": kind} | errors(run, kind, params.history_length, predictors) for run in held_out for kind in run.sizes
+    ]
+    return model, pd.DataFrame(rows).groupby("kind").mean()

@@ -1,0 +1,1 @@
+"""How work is run: the executor of independent runs, progress, notebooks as stages."""

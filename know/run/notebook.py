@@ -1,0 +1,139 @@
+"""Run a notebook as a stage: inject the named sections of ``params.yaml``, execute, keep a reproducible copy.
+
+``python -m know.run.notebook notebooks/02_forget.ipynb build/notebooks/02_forget.ipynb -p rate -p forget``
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import zmq
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from traitlets import default
+
+from know import params, paths
+from know.run.progress import TERMINAL
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+CELL_FILE = re.compile(r"\S*/ipykernel_\d+/\d+\.py")  # what warnings call a cell
+
+
+class NotebookError(RuntimeError):
+    """A cell failed. The message holds its traceback and says where the partial notebook is."""
+
+
+class OwnKernel(AsyncKernelManager):
+    """The kernel of this interpreter, whatever kernels are installed, on encrypted sockets where it knows them."""
+
+    @default("kernel_spec_manager")
+    def _look_nowhere(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])
+
+    @default("transport_encryption")
+    def _encrypt(self) -> str:
+        return "auto" if zmq.has("curve") else "disabled"
+
+
+def run(notebook: Path, out: Path, sections: Mapping[str, object]) -> None:
+    """Execute ``notebook`` with ``params = {…sections…}`` injected, and write the executed copy to ``out``.
+
+    It runs in the repository's root, in this interpreter. Two runs of a deterministic notebook write the same bytes:
+    times and random ids are removed. On failure ``out`` is untouched.
+
+    Raises:
+        NotebookError: a cell failed, or the kernel died; the partial notebook is in ``logs/``.
+    """
+    # Imported late, for they take seconds: a wrong parameter is reported before.
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    _environment()
+    with paths.atomic(out) as temporary:
+        executed = temporary.with_suffix(".ipynb")
+        try:
+            papermill.execute_notebook(
+                str(notebook),
+                str(executed),
+                {"params": dict(sections)},
+                kernel_name="python3",
+                language="python",
+                kernel_manager_class=OwnKernel,
+                cwd=str(paths.ROOT),
+                progress_bar=False,
+                log_output=False,
+            )
+            nbformat.write(reproducible(nbformat.read(executed, as_version=4)), temporary)
+        except (PapermillExecutionError, DeadKernelError) as error:
+            log = paths.LOGS / out.name
+            log.parent.mkdir(parents=True, exist_ok=True)
+            executed.replace(log)
+            if isinstance(error, PapermillExecutionError):
+                what, reason = "a cell failed", "\n".join(error.traceback) + "\n"
+            else:
+                what, reason = "the kernel died (out of memory?)", ""
+            raise NotebookError(f"{reason}{notebook}: {what}; the partial notebook is {log}") from None
+        finally:
+            executed.unlink(missing_ok=True)
+
+
+def _environment() -> None:
+    """What the kernel inherits: reproducible bytes, figures in the notebook, bars on the terminal if there is one."""
+    os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
+    os.environ["PYTHONHASHSEED"] = "0"
+    os.environ.pop("MPLBACKEND", None)  # another back end than the notebook's would swallow the figures
+    # By its name: the kernel is in a session of its own, where /dev/tty is nobody's.
+    os.environ.setdefault(TERMINAL, os.ttyname(sys.stderr.fileno()) if sys.stderr.isatty() else "")
+
+
+def reproducible(notebook: NotebookNode) -> NotebookNode:
+    """Remove what differs between runs: papermill's and the kernel's metadata, times, random cell ids, addresses."""
+    for key in ("papermill", "kernelspec", "language_info", "widgets"):
+        notebook.metadata.pop(key, None)
+    for i, cell in enumerate(notebook.cells):
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell["id"] = f"injected-{i}"
+        for output in cell.get("outputs", []):
+            texts = [output] if "text" in output else [output["data"]] if "text/plain" in output.get("data", {}) else []
+            for holder in texts:
+                key = "text" if "text" in holder else "text/plain"
+                holder[key] = ADDRESS.sub("", CELL_FILE.sub("cell", holder[key]))
+    return notebook
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m know.run.notebook")
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument(
+        "-p", "--parameters", action="append", default=[], metavar="SECTION", help="inject this section"
+    )
+    options = parser.parse_args()
+    try:
+        sections = params.sections(params.load(), options.parameters)
+        run(options.notebook, options.out, sections)
+    except (params.ParamError, NotebookError, OSError) as error:
+        message = str(error)
+        print(message if sys.stderr.isatty() else ANSI.sub("", message), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What is learned: loss, metric, head, augmentation."""

@@ -1,0 +1,183 @@
+"""One training loop for source training, forgetting and fine-tuning, on any source of batches (``know.data.images.Samples``)."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from know.data.images import Samples
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one fit runs: Adam, ``epochs`` passes, ``batch_size`` images a step, learning rate ``lr``.
+
+    ``schedule``: "constant", or "cosine" from ``lr`` to 0 over all steps. ``augment``: random rotations ≤ 10°,
+    shifts ≤ 15 % and zooms ≤ 30 %, the paper's.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    schedule: Literal["constant", "cosine"] = "constant"
+    augment: bool = False
+
+
+@dataclass
+class History:
+    """Losses and accuracies, one entry an epoch; validation lists are empty without validation data."""
+
+    train_loss: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    best_epoch: int = -1
+
+
+def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image of a float batch (N, C, H, W) turned, shifted and zoomed at random, by one affine map.
+
+    Rotation U(-10°, 10°), shift U(-15 %, 15 %) of the side and zoom U(0.7, 1.3), per axis, as in the paper; what
+    comes from outside the image repeats its border. Randomness is drawn on the CPU, so that every device sees the
+    same maps.
+    """
+    n = len(images)
+    u = torch.rand(n, 5, generator=generator).mul_(2).sub_(1)
+    angle, shift, zoom = u[:, 0] * math.radians(10), u[:, 1:3] * 0.3, 1 + u[:, 3:5] * 0.3
+    cos, sin = angle.cos(), angle.sin()
+    theta = torch.stack(
+        [
+            torch.stack([cos * zoom[:, 0], -sin * zoom[:, 0], shift[:, 0]], 1),
+            torch.stack([sin * zoom[:, 1], cos * zoom[:, 1], shift[:, 1]], 1),
+        ],
+        1,
+    ).to(images.device)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def fit(
+    net: nn.Module,
+    data: Samples,
+    recipe: Recipe,
+    seed: int,
+    *,
+    parameters: Iterable[nn.Parameter] | None = None,
+    validation: Samples | None = None,
+    patience: int | None = None,
+    on_epoch: Callable[[int], None] | None = None,
+) -> History:
+    """Train ``net`` in place on ``data``; both are on the same device.
+
+    Args:
+        parameters: the ones to train, if not all that require gradients; BatchNorm trains with them in any case.
+        validation: measured after each epoch.
+        patience: stop when the validation loss has not improved for this many epochs and return to the best ones'
+            weights; ``recipe.epochs`` is then the most that are run.
+        on_epoch: called after each epoch with its number, for learning curves.
+    """
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    trained = trainable if parameters is None else list(parameters)
+    chosen = {id(p) for p in trained}
+    for parameter in trainable:
+        parameter.requires_grad_(id(parameter) in chosen)
+    if all(p.ndim < 5 for p in net.parameters()):  # 3-d convolutions have another layout
+        net.to(memory_format=torch.channels_last)
+    device = data.device
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(trained, recipe.lr, fused=True)
+    steps = recipe.epochs * math.ceil(len(data) / recipe.batch_size)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda t: 0.5 * (1 + math.cos(math.pi * t / steps)) if recipe.schedule == "cosine" else 1.0
+    )
+    history, best = History(), (math.inf, copy.deepcopy(net.state_dict()) if patience else {})
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout and random inputs, under the seed
+        torch.manual_seed(seed)
+        for epoch in range(recipe.epochs):
+            net.train()
+            total = torch.zeros((), device=device)
+            for images, labels in data.batches(recipe.batch_size, generator):
+                if recipe.augment:
+                    images = augmented(images, generator)
+                with _autocast(device):
+                    loss = F.cross_entropy(net(images), labels)
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+                total += loss.detach() * len(labels)
+            history.train_loss.append(total.item() / len(data))
+            if on_epoch:
+                on_epoch(epoch)
+            if validation is None:
+                continue
+            loss_now, accuracy = measure(net, validation)
+            history.validation_loss.append(loss_now)
+            history.validation_accuracy.append(accuracy)
+            if patience is None:
+                continue
+            if loss_now < best[0]:
+                best, history.best_epoch = (loss_now, copy.deepcopy(net.state_dict())), epoch
+            elif epoch - history.best_epoch >= patience:
+                break
+    if patience:
+        net.load_state_dict(best[1])
+    for parameter in trainable:
+        parameter.requires_grad_(True)
+    return history
+
+
+@torch.no_grad()
+def logits_of(net: nn.Module, data: Samples, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    """Of each of the N samples, in their order: logits, float (N, classes), and label (N,)."""
+    net.eval()
+    logits, labels = [], []
+    for images, right in data.batches(batch_size):
+        with _autocast(data.device):
+            logits.append(net(images).float())
+        labels.append(right)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def outcomes(net: nn.Module, data: Samples, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    """Of each of the N samples, in their order: cross-entropy (nats), float (N,), and whether it is right, bool (N,)."""
+    logits, labels = logits_of(net, data, batch_size)
+    return F.cross_entropy(logits, labels, reduction="none"), logits.argmax(1) == labels
+
+
+def measure(net: nn.Module, data: Samples, batch_size: int = 500) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy (share, 0 to 1) of ``net`` on ``data``."""
+    losses, right = outcomes(net, data, batch_size)
+    return losses.mean().item(), right.float().mean().item()
+
+
+def reestimate_batchnorm(model: nn.Module, loader: Iterable[Tensor | Sequence[Tensor]]) -> None:
+    """Average BatchNorm's running statistics anew, in place, for weights that they were not measured with.
+
+    All other weights stay; so does whether the model is in training mode.
+
+    Args:
+        model: any module, usually with predicted weights; one without BatchNorm is left alone.
+        loader: batches of inputs, or sequences whose first entry is one, as a ``DataLoader`` yields them: some hundred
+            images of the data that Θ_0 was trained on do. They are moved to the model's device.
+
+    Raises:
+        ValueError: there is not a single batch, which would leave no statistics at all.
+    """
+    first = next(iterator := iter(loader), None)
+    if first is None:
+        raise ValueError("BatchNorm statistics need at least one batch of inputs")
+    parameter = next(model.parameters(), None)
+    update_bn(itertools.chain([first], iterator), model, None if parameter is None else parameter.device)
