@@ -11,9 +11,9 @@ import torch
 
 from know.data.images import load
 from know.meta.learning import draw_runs, run_paths
-from know.params import Compute
 from know.params import load as load_params
 from know.run.executor import run_all
+from know.run.options import Compute
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from torchvision.transforms import v2
 
 from know.data.images import ImageSet, load
 from know.models.small import ARCHITECTURES, build
-from know.params import Compute
 from know.run.executor import device_of
+from know.run.options import Compute
 from know.training.loop import Recipe, augmented, fit
 
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from know import paths
-from know.params import ParamError, Params, load
+from know.options import ParamError
+from know.params import Params, load
 from know.prediction.predictors import PREDICTORS, Known, option_named
 
 app = typer.Typer(

@@ -5,268 +5,46 @@ depend on a parameter that DVC does not know of.
 """
 
 import difflib
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, cast
+from typing import Annotated, Any, Self, cast
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML, YAMLError
 
 from know import paths
-from know.prediction.controls import CONTROLS, AnyControl, ShrinkPerturb
-from know.prediction.predictors import PREDICTORS, AnyPredictor, Known
-
-T = TypeVar("T")
-N = TypeVar("N", int, float)
-
-# Names are listed here, not where they are implemented, so that a wrong one is reported before torch is imported.
-Dataset = Literal["fashion-mnist-embedded", "mnist-embedded", "fashion-mnist", "mnist", "cifar10", "cifar100"]
-Architecture = Literal["cnn", "cnn-bn", "resnet", "mobilenet", "shufflenet", "densenet", "resnet18"]
-
-
-class ParamError(ValueError):
-    """A parameter is wrong. The message is one line: the key, what was given and what is allowed."""
-
-
-def subset_sizes(total: int, rate: float, length: int) -> list[int]:
-    """|D_k| = r^k |D_0|, rounded, for k = 0 … length-1."""
-    return [round(rate**k * total) for k in range(length)]
-
-
-def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("the entries must differ")
-    return values
-
-
-def _ascending(values: tuple[N, N]) -> tuple[N, N]:
-    if values[0] > values[1]:
-        raise ValueError("the first must not exceed the second")
-    return values
-
-
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=1000)]
-Rate = Annotated[float, Field(gt=0, lt=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-LearningRate = Annotated[float, Field(gt=0, le=1)]
-Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
-Classes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2), AfterValidator(_distinct)]
-RateRange = Annotated[tuple[Rate, Rate], AfterValidator(_ascending)]
-LearningRateRange = Annotated[tuple[LearningRate, LearningRate], AfterValidator(_ascending)]
-CountRange = Annotated[tuple[Count, Count], AfterValidator(_ascending)]
-
-
-class Section(BaseModel):
-    """A group of parameters. Unknown keys are errors; values cannot be changed afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Compute(Section):
-    """Where the work runs. No result depends on ``jobs`` or ``backend``."""
-
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
-    jobs: Literal["auto"] | Count
-    backend: Literal["loky", "dask", "ray"]
-
-
-class Downsize(Section):
-    """The source task, the downstream task, and the draws of D_0."""
-
-    dataset: Dataset
-    source_classes: Classes
-    downstream_dataset: Dataset
-    downstream_classes: Classes
-    source_images: Count
-    validation_images: Count
-    headroom_images: Annotated[tuple[Count, ...], AfterValidator(_distinct)]
-    source_seeds: Seeds
-
-    @model_validator(mode="after")
-    def _classes(self) -> Self:
-        tasks = {"source_classes": self.dataset, "downstream_classes": self.downstream_dataset}
-        for key, dataset in tasks.items():
-            last = 99 if dataset == "cifar100" else 9
-            if wrong := [c for c in getattr(self, key) if c > last]:
-                raise ValueError(f"{key}: got {wrong}; allowed: classes 0 to {last} of {dataset}")
-        plain, plain_downstream = (name.removesuffix("-embedded") for name in tasks.values())
-        if plain == plain_downstream and (both := set(self.source_classes) & set(self.downstream_classes)):
-            raise ValueError(f"downstream_classes: got {sorted(both)}, which source_classes holds too; allowed: others")
-        if ("cifar" in plain) != ("cifar" in plain_downstream):
-            raise ValueError(
-                f"downstream_dataset: got {self.downstream_dataset}; allowed: one with as many colour channels as"
-                f" dataset = {self.dataset}"
-            )
-        return self
-
-
-class SourceTraining(Section):
-    """Training Θ_0 until the validation loss has not improved for ``patience`` epochs."""
-
-    max_epochs: Count
-    patience: Count
-    batch_size: Count
-    lr: LearningRate
-    augment: bool
-
-
-class Forget(Section):
-    """The forgetting runs: Θ_0 →D_1→ Θ_1 →D_2→ …"""
-
-    architecture: Architecture
-    mode: Literal["sequential", "restart"]
-    source: SourceTraining
-    epochs: Count
-    batch_size: Count
-    lr: LearningRate
-    augment: bool
-
-
-class MetaRuns(Section):
-    """The ranges from which each run of the meta-dataset draws its hyper-parameters, uniformly.
-
-    ``augment``: the share of runs that train on augmented images.
-    """
-
-    count: Annotated[int, Field(ge=2)]
-    held_out: Count
-    subsets: Annotated[int, Field(ge=3)]
-    images: Annotated[tuple[Annotated[int, Field(ge=32)], Count], AfterValidator(_ascending)]
-    source_epochs: CountRange
-    epochs: CountRange
-    rate: RateRange
-    lr: LearningRateRange
-    batch_size: CountRange
-    augment: Share
-
-    @model_validator(mode="after")
-    def _held_out(self) -> Self:
-        if self.held_out >= self.count:
-            raise ValueError(f"held_out: got {self.held_out}; allowed: less than count = {self.count}")
-        return self
-
-
-class KnownTraining(Section):
-    """Meta-training of one KNOWN: Adam at ``lr`` for ``steps`` batches of ``batch_size`` windows."""
-
-    steps: Count
-    batch_size: Count
-    lr: LearningRate
-
-
-class MetaTrain(Section):
-    """The meta-dataset and what is learned from it.
-
-    ``variants``: hyper-models trained beside KNOWN on the same windows, scaled as ``know.prediction.known.Scale`` says.
-    """
-
-    datasets: Annotated[tuple[Dataset, ...], Field(min_length=1), AfterValidator(_distinct)]
-    architectures: Annotated[tuple[Architecture, ...], Field(min_length=1), AfterValidator(_distinct)]
-    runs: MetaRuns
-    known: KnownTraining
-    variants: Annotated[tuple[Literal["path", "wnn"], ...], AfterValidator(_distinct)]
-    seed: Seed
-
-
-def _combinations(given: object) -> object:
-    """An entry with lists among its options as one entry for each combination; another entry as the only one."""
-    if isinstance(given, list | tuple):  # done before
-        return given
-    if not isinstance(given, Mapping):
-        return (given,)
-    lists = {key: value for key, value in given.items() if isinstance(value, list)}
-    return tuple(dict(given) | dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
-
-
-def candidate_names(candidates: Sequence[AnyPredictor | AnyControl]) -> list[str]:
-    """What the candidates' starts are called: the start's name, and a number behind a dot if there are several."""
-    name = candidates[0].start
-    return [name] if len(candidates) == 1 else [f"{name}.{i}" for i in range(len(candidates))]
-
-
-RESERVED = {"naive", "scratch", "more_data"}
-"""Starts that there are without asking."""
-
-
-class Predict(Section):
-    """Retrodiction past Θ_0.
-
-    Each method and control is a tuple of candidates: just one, unless an option was given as a list. Of several one is
-    chosen on downstream validation images.
-    """
-
-    methods: tuple[Annotated[tuple[AnyPredictor, ...], Field(min_length=1), BeforeValidator(_combinations)], ...]
-    controls: tuple[Annotated[tuple[AnyControl, ...], Field(min_length=1), BeforeValidator(_combinations)], ...]
-    steps: Annotated[int, Field(ge=1, le=10)]
-    batchnorm: Literal["copy", "predict", "reset", "re-estimate"]
-
-    @property
-    def starts(self) -> dict[str, tuple[AnyPredictor | AnyControl, ...]]:
-        """The candidates of each start, by its name."""
-        return {candidates[0].start: candidates for candidates in (*self.methods, *self.controls)}
-
-    @model_validator(mode="after")
-    def _named_once(self) -> Self:
-        single = {candidates[0].start for candidates in self.methods if len(candidates) == 1}
-        names = [candidates[0].start for candidates in (*self.methods, *self.controls)]
-        if "known" not in single:
-            raise ValueError(
-                f"methods: got {names}; allowed: known among them, without candidates: the controls are held to its steps"
-            )
-        if taken := [name for name in names if name in RESERVED or names.count(name) > 1]:
-            raise ValueError(
-                f"methods: got {taken[0]!r}; allowed: each name once (name: gives another one), none of"
-                f" {', '.join(sorted(RESERVED))}"
-            )
-        for candidates in (*self.methods, *self.controls):
-            if len({one.start for one in candidates}) > 1:
-                raise ValueError(f"methods: got {candidates[0].start!r} among others; allowed: candidates of one name")
-            for one in candidates:
-                if isinstance(one, ShrinkPerturb) and one.of not in single | {"naive"}:
-                    raise ValueError(
-                        f"controls: got {one.start} of {one.of!r}; allowed: of naive, or a method without candidates:"
-                        f" {', '.join(sorted(single))}"
-                    )
-        return self
-
-
-class FineTuning(Section):
-    """The paper's two phases: the head alone at ``head_lr``, then everything, by cosine from ``lr`` to 0."""
-
-    head_epochs: Annotated[int, Field(ge=0)]
-    head_lr: LearningRate
-    epochs: Count
-    lr: LearningRate
-    batch_size: Count
-    augment: bool
+from know.data.options import Downsize, subset_sizes
+from know.meta.options import MetaTrain
+from know.options import Count, ParamError, Rate, Section, Seeds, Share, distinct
+from know.prediction.controls import CONTROLS
+from know.prediction.options import Predict
+from know.prediction.predictors import PREDICTORS, Known
+from know.run.options import Compute
+from know.training.options import FineTuning, Forget
 
 
 class Evaluate(Section):
     """Downstream fine-tuning from each set of weights."""
 
     labels: Count
-    fractions: Annotated[
-        tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1), AfterValidator(_distinct)
-    ]
+    fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1), AfterValidator(distinct)]
     validation_images: Count
     downstream_seeds: Seeds
     fine_tuning: FineTuning
 
 
 class Report(Section):
+    """How the results are judged: what is compared is named here, before any test image is seen.
+
+    ``margin``: the smallest gain over naïve transfer that would count as the paper's effect, as a share of naïve transfer's
+    error; a comparison excludes the paper's effect if two one-sided tests show the difference to be within ± that much.
+    ``contrasts``: pairs of starts, each at the candidate chosen on validation images; one family, corrected together.
+    """
+
     confidence: Rate
+    margin: Share
+    contrasts: Annotated[tuple[tuple[str, str], ...], Field(min_length=1), AfterValidator(distinct)]
 
 
 class Params(Section):

@@ -6,8 +6,8 @@ import torch
 
 from know import paths
 from know.models.small import build
-from know.params import Compute
 from know.run.executor import device_of, fingerprint, jobs_of, resumable, run_all
+from know.run.options import Compute
 from know.training.loop import Recipe, fit
 
 ONE, TWO = (Compute(device="cpu", jobs=jobs, backend="loky") for jobs in (1, 2))

@@ -24,7 +24,8 @@ from know.meta.learning import (
     train_known,
     windows,
 )
-from know.params import KnownTraining, load
+from know.meta.options import KnownTraining
+from know.params import load
 from know.prediction.known import load_hypermodel
 from know.prediction.retrodict import linear, no_change
 from know.weights.kinds import KINDS
@@ -182,7 +183,7 @@ from pathlib import Path
 import torch
 from know.meta.layout import run_files
 from know.meta.learning import errors, train_known
-from know.params import KnownTraining
+from know.meta.options import KnownTraining
 from know.prediction.retrodict import linear
 runs = run_files(Path(sys.argv[1]))
 train_known(runs, runs, "conv", 5, KnownTraining(steps=5, batch_size=2048, lr=1e-3), 0)

@@ -5,9 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from know.data.options import subset_sizes
 from know.data.splits import draw_split, load_split, save_split
 from know.data.subsets import nested_subsets, stratified_order
-from know.params import ParamError, load, subset_sizes
+from know.options import ParamError
+from know.params import load
 
 labels = st.lists(st.integers(0, 4), min_size=1, max_size=200).map(torch.tensor)
 

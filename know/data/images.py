@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from know import paths
-from know.params import Dataset
+from know.data.options import Dataset
 
 Part = Literal["train", "test"]
 EMBEDDED_SUFFIX = "-embedded"

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from know.data.images import ImageSet, load
+from know.data.options import Downsize
 from know.data.subsets import nested_subsets, stratified_order
-from know.params import Downsize, ParamError
+from know.options import ParamError
 from know.paths import atomic
 
 

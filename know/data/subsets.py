@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from know.params import subset_sizes
+from know.data.options import subset_sizes
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:

@@ -21,11 +21,13 @@ from torch import Tensor
 from know.data.images import ImageSet, load
 from know.data.subsets import nested_subsets, stratified_order
 from know.meta.layout import DATASETS, LayoutError, Paths, RunFile, file_name, run_files, save_paths, weight_paths
+from know.meta.options import KnownTraining, MetaTrain
 from know.models.small import build
-from know.params import Compute, KnownTraining, MetaTrain, Params
+from know.params import Params
 from know.prediction.known import KNOWN, HyperModel, Scale, frame, framed
 from know.prediction.retrodict import CHUNK, Predictor, linear, no_change
 from know.run.executor import device_of, run_all
+from know.run.options import Compute
 from know.seeds import derive
 from know.training.forgetting import Mode, forget, state_of
 from know.training.loop import Recipe, fit

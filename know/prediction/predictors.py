@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from know.prediction.known import HyperModel
-from know.weights.kinds import Kind
+    from know.weights.kinds import Kind
 
 
 class Options(BaseModel):

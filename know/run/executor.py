@@ -18,7 +18,7 @@ import joblib
 import torch
 
 from know import paths
-from know.params import Compute
+from know.run.options import Compute
 from know.run.progress import track
 
 J = TypeVar("J")

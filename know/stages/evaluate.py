@@ -16,7 +16,8 @@ from know import paths
 from know.analysis.statistics import mean_interval
 from know.data.images import ImageSet
 from know.data.splits import downstream, downstream_parts
-from know.params import Params, candidate_names
+from know.params import Params
+from know.prediction.options import candidate_names
 from know.run.executor import device_of, resumable, run_all
 from know.stages.results import (
     oracle_start_path,

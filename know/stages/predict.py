@@ -14,8 +14,9 @@ from know import paths
 from know.data.images import ImageSet
 from know.data.splits import Split, load_split, source
 from know.models.small import build
-from know.params import Params, Predict, candidate_names
+from know.params import Params
 from know.prediction.controls import Case
+from know.prediction.options import Predict, candidate_names
 from know.prediction.predictors import PathPredictor
 from know.prediction.retrodict import by_kind, retrodict, with_batchnorm
 from know.run.executor import device_of, run_all

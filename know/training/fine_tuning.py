@@ -10,8 +10,8 @@ from know.analysis.statistics import calibration_error
 from know.data.images import ImageSet
 from know.data.subsets import stratified_order
 from know.models.small import Net, build, new_head
-from know.params import FineTuning
 from know.training.loop import Recipe, fit, logits_of
+from know.training.options import FineTuning
 
 
 def labelled(pool: ImageSet, count: int, seed: int) -> ImageSet:

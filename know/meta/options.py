@@ -1,0 +1,66 @@
+"""The meta-dataset and meta-training: the section ``meta_train``."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from know.data.options import Dataset
+from know.models.names import Architecture
+from know.options import (
+    Count,
+    CountRange,
+    LearningRate,
+    LearningRateRange,
+    RateRange,
+    Section,
+    Seed,
+    Share,
+    ascending,
+    distinct,
+)
+
+
+class MetaRuns(Section):
+    """The ranges from which each run of the meta-dataset draws its hyper-parameters, uniformly.
+
+    ``augment``: the share of runs that train on augmented images.
+    """
+
+    count: Annotated[int, Field(ge=2)]
+    held_out: Count
+    subsets: Annotated[int, Field(ge=3)]
+    images: Annotated[tuple[Annotated[int, Field(ge=32)], Count], AfterValidator(ascending)]
+    source_epochs: CountRange
+    epochs: CountRange
+    rate: RateRange
+    lr: LearningRateRange
+    batch_size: CountRange
+    augment: Share
+
+    @model_validator(mode="after")
+    def _held_out(self) -> Self:
+        if self.held_out >= self.count:
+            raise ValueError(f"held_out: got {self.held_out}; allowed: less than count = {self.count}")
+        return self
+
+
+class KnownTraining(Section):
+    """Meta-training of one KNOWN: Adam at ``lr`` for ``steps`` batches of ``batch_size`` windows."""
+
+    steps: Count
+    batch_size: Count
+    lr: LearningRate
+
+
+class MetaTrain(Section):
+    """The meta-dataset and what is learned from it.
+
+    ``variants``: hyper-models trained beside KNOWN on the same windows, scaled as ``know.prediction.known.Scale`` says.
+    """
+
+    datasets: Annotated[tuple[Dataset, ...], Field(min_length=1), AfterValidator(distinct)]
+    architectures: Annotated[tuple[Architecture, ...], Field(min_length=1), AfterValidator(distinct)]
+    runs: MetaRuns
+    known: KnownTraining
+    variants: Annotated[tuple[Literal["path", "wnn"], ...], AfterValidator(distinct)]
+    seed: Seed

@@ -1,0 +1,73 @@
+"""Methods, controls and their candidates: the section ``predict``."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from know.options import Section
+from know.prediction.controls import AnyControl, ShrinkPerturb
+from know.prediction.predictors import AnyPredictor
+
+
+def _combinations(given: object) -> object:
+    """An entry with lists among its options as one entry for each combination; another entry as the only one."""
+    if isinstance(given, list | tuple):  # done before
+        return given
+    if not isinstance(given, Mapping):
+        return (given,)
+    lists = {key: value for key, value in given.items() if isinstance(value, list)}
+    return tuple(dict(given) | dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
+
+
+def candidate_names(candidates: Sequence[AnyPredictor | AnyControl]) -> list[str]:
+    """What the candidates' starts are called: the start's name, and a number behind a dot if there are several."""
+    name = candidates[0].start
+    return [name] if len(candidates) == 1 else [f"{name}.{i}" for i in range(len(candidates))]
+
+
+RESERVED = {"naive", "scratch", "more_data"}
+"""Starts that there are without asking."""
+
+
+class Predict(Section):
+    """Retrodiction past Θ_0.
+
+    Each method and control is a tuple of candidates: just one, unless an option was given as a list. Of several one is
+    chosen on downstream validation images.
+    """
+
+    methods: tuple[Annotated[tuple[AnyPredictor, ...], Field(min_length=1), BeforeValidator(_combinations)], ...]
+    controls: tuple[Annotated[tuple[AnyControl, ...], Field(min_length=1), BeforeValidator(_combinations)], ...]
+    steps: Annotated[int, Field(ge=1, le=10)]
+    batchnorm: Literal["copy", "predict", "reset", "re-estimate"]
+
+    @property
+    def starts(self) -> dict[str, tuple[AnyPredictor | AnyControl, ...]]:
+        """The candidates of each start, by its name."""
+        return {candidates[0].start: candidates for candidates in (*self.methods, *self.controls)}
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        single = {candidates[0].start for candidates in self.methods if len(candidates) == 1}
+        names = [candidates[0].start for candidates in (*self.methods, *self.controls)]
+        if "known" not in single:
+            raise ValueError(
+                f"methods: got {names}; allowed: known among them, without candidates: the controls are held to its steps"
+            )
+        if taken := [name for name in names if name in RESERVED or names.count(name) > 1]:
+            raise ValueError(
+                f"methods: got {taken[0]!r}; allowed: each name once (name: gives another one), none of"
+                f" {', '.join(sorted(RESERVED))}"
+            )
+        for candidates in (*self.methods, *self.controls):
+            if len({one.start for one in candidates}) > 1:
+                raise ValueError(f"methods: got {candidates[0].start!r} among others; allowed: candidates of one name")
+            for one in candidates:
+                if isinstance(one, ShrinkPerturb) and one.of not in single | {"naive"}:
+                    raise ValueError(
+                        f"controls: got {one.start} of {one.of!r}; allowed: of naive, or a method without candidates:"
+                        f" {', '.join(sorted(single))}"
+                    )
+        return self
