@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from know import paths
-from know.data import sources
-from know.data.images import Part, save_embedded
+from know.data.catalogue import FASHION_MNIST, MNIST, dataset
+from know.data.embedded import save_embedded
+from know.data.sources import Part
 from know.data.subsets import stratified_order
 
+FULL = {full.name: full for full in (FASHION_MNIST, MNIST)}
 PER_CLASS: dict[str, dict[Part, int]] = {
     "fashion-mnist": {"train": 2000, "test": 500},
     "mnist": {"train": 400, "test": 100},
@@ -23,17 +25,17 @@ PER_CLASS: dict[str, dict[Part, int]] = {
 
 def draw(name: str, folder: Path | None) -> dict[Part, tuple[np.ndarray, np.ndarray]]:
     """A stratified part of both parts; no image of the training part equals one of the full test part."""
-    test_images, _ = sources.full(name, "test", folder)
+    test_images, _ = FULL[name]("test", folder)
     seen = {image.tobytes() for image in test_images}
     drawn: dict[Part, tuple[np.ndarray, np.ndarray]] = {}
     for part, per_class in PER_CLASS[name].items():
-        images, labels = sources.full(name, part, folder)
+        images, labels = FULL[name](part, folder)
         if part == "train":
             fresh = np.array([image.tobytes() not in seen for image in images])
             print(f"{name}: {(~fresh).sum()} training images are also test images; left out")
             images, labels = images[fresh], labels[fresh]
         order = stratified_order(torch.from_numpy(labels), seed=0).numpy()
-        index = np.concatenate([order[labels[order] == c][:per_class] for c in range(len(sources.CLASSES[name]))])
+        index = np.concatenate([order[labels[order] == c][:per_class] for c in range(len(dataset(name).classes))])
         drawn[part] = images[index], labels[index]
     return drawn
 
@@ -44,7 +46,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=paths.EMBEDDED)
     options = parser.parse_args()
     for name in PER_CLASS:
-        save_embedded(options.out / name, draw(name, options.folder and options.folder / name), sources.CLASSES[name])
+        save_embedded(options.out / name, draw(name, options.folder and options.folder / name), dataset(name).classes)
     size = sum(file.stat().st_size for file in options.out.rglob("*.png"))
     print(f"{options.out}: {size / 1e6:.2f} MB of images")
 

@@ -6,7 +6,9 @@ import torch
 from PIL import Image
 
 from know import paths
-from know.data.images import DataError, ImageSet, digest, load, load_embedded, save_embedded
+from know.data.embedded import read_embedded, save_embedded
+from know.data.images import ImageSet, load
+from know.data.sources import DataError, digest
 from know.paths import atomic
 
 EMBEDDED = {"fashion-mnist-embedded": (2000, 500), "mnist-embedded": (400, 100)}
@@ -38,9 +40,8 @@ def little(per_class=50):
 def test_sprites_are_lossless(tmp_path):
     images, labels = little()
     save_embedded(tmp_path / "s", {"train": (images, labels), "test": (images[::-1], labels)}, ["a", "b"])
-    read = load_embedded(tmp_path / "s", "train")
-    assert read.classes == ("a", "b")
-    assert np.array_equal(read.images.numpy(), images) and read.labels.tolist() == labels.tolist()
+    read, read_labels = read_embedded(tmp_path / "s", "train")
+    assert np.array_equal(read, images) and read_labels.tolist() == labels.tolist()
 
 
 def test_damage_is_named(tmp_path):
@@ -50,10 +51,10 @@ def test_damage_is_named(tmp_path):
     pixels[0, 0] ^= 1
     Image.fromarray(pixels).save(sprite)
     with pytest.raises(DataError, match=r"train: the images do not match manifest\.json"):
-        load_embedded(tmp_path / "s", "train")
+        read_embedded(tmp_path / "s", "train")
     sprite.unlink()
     with pytest.raises(DataError, match=r"1\.png"):
-        load_embedded(tmp_path / "s", "train")
+        read_embedded(tmp_path / "s", "train")
 
 
 def test_manifest_digests_are_those_of_the_images():

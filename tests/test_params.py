@@ -7,7 +7,7 @@ import pytest
 from conftest import write_params
 
 from know import params as P
-from know.models.small import ARCHITECTURES
+from know.models.names import ARCHITECTURES
 
 BAD = [
     ({"downsize": {"sourse_images": 5}}, "downsize.sourse_images: unknown key; allowed: dataset, ", "did you mean source_images?"),

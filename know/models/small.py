@@ -5,11 +5,12 @@ head and fine-tuning can freeze all but it. All but ResNet18 have fewer than 3 M
 parameters.
 """
 
-from collections.abc import Callable
-
 import torch
 import torchvision
 from torch import Tensor, nn
+
+from know.models.names import TIMM
+from know.options import ParamError
 
 
 class Net(nn.Module):
@@ -165,32 +166,34 @@ def resnet18(channels: int, classes: int) -> Net:
     return Net(net, 512, classes)
 
 
-ARCHITECTURES: dict[str, Callable[[int, int], Net]] = {
-    "cnn": cnn,
-    "cnn-bn": cnn_bn,
-    "resnet": resnet,
-    "mobilenet": mobilenet,
-    "shufflenet": shufflenet,
-    "densenet": densenet,
-    "resnet18": resnet18,
-}
-
-
 def build(architecture: str, channels: int, classes: int, seed: int) -> Net:
-    """A freshly initialised network.
+    """A freshly initialised network, by its name: the function of that name here, or timm's network of it.
 
-    Initialisation is He's uniform (convolutions and hidden linear layers) and PyTorch's default for the head,
-    drawn under ``seed`` without touching the global generator.
+    Initialisation is He's uniform (convolutions and hidden linear layers; timm's networks keep their own) and PyTorch's
+    default for the head, drawn under ``seed`` without touching the global generator.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = ARCHITECTURES[architecture](channels, classes)
+        if architecture.startswith(TIMM):
+            return _timm(architecture.removeprefix(TIMM), channels, classes)
+        net: Net = globals()[architecture.replace("-", "_")](channels, classes)
         for module in net.features.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
     return net
+
+
+def _timm(name: str, channels: int, classes: int) -> Net:
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise ParamError(f"architecture: got {TIMM}{name}; allowed with timm installed: pip install timm") from None
+    if name not in timm.list_models():
+        raise ParamError(f"architecture: got {TIMM}{name}; allowed: a network in timm.list_models()")
+    body = timm.create_model(name, in_chans=channels, num_classes=0)  # without its head: images to features
+    return Net(body, body.num_features, classes)
 
 
 def new_head(net: Net, classes: int, seed: int) -> None:

