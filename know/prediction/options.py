@@ -1,7 +1,7 @@
 """Methods, controls and their candidates: the section ``predict``."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -21,13 +21,7 @@ def _combinations(given: object) -> object:
     return tuple(dict(given) | dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
 
 
-def candidate_names(candidates: Sequence[AnyPredictor | AnyControl]) -> list[str]:
-    """What the candidates' starts are called: the start's name, and a number behind a dot if there are several."""
-    name = candidates[0].start
-    return [name] if len(candidates) == 1 else [f"{name}.{i}" for i in range(len(candidates))]
-
-
-RESERVED = {"naive", "scratch", "more_data"}
+RESERVED = {"naive", "scratch", "more_data", "theta", "trained"}
 """Starts that there are without asking."""
 
 
@@ -42,6 +36,16 @@ class Predict(Section):
     controls: tuple[Annotated[tuple[AnyControl, ...], Field(min_length=1), BeforeValidator(_combinations)], ...]
     steps: Annotated[int, Field(ge=1, le=10)]
     batchnorm: Literal["copy", "predict", "reset", "re-estimate"]
+
+    @property
+    def methods_by_name(self) -> dict[str, tuple[AnyPredictor, ...]]:
+        """The candidates of each method, by the name of its start."""
+        return {candidates[0].start: candidates for candidates in self.methods}
+
+    @property
+    def controls_by_name(self) -> dict[str, tuple[AnyControl, ...]]:
+        """The candidates of each control, by the name of its start."""
+        return {candidates[0].start: candidates for candidates in self.controls}
 
     @property
     def starts(self) -> dict[str, tuple[AnyPredictor | AnyControl, ...]]:
