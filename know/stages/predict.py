@@ -18,7 +18,7 @@ from know.params import Params
 from know.prediction.controls import Case
 from know.prediction.options import Predict, candidate_names
 from know.prediction.predictors import PathPredictor
-from know.prediction.retrodict import by_kind, retrodict, with_batchnorm
+from know.prediction.retrodict import retrodict
 from know.run.executor import device_of, run_all
 from know.stages.results import (
     oracle_path,
@@ -33,8 +33,10 @@ from know.stages.results import (
 from know.training.fine_tuning import outcome
 from know.training.forgetting import load_trajectory, state_of
 from know.training.loop import measure, reestimate_batchnorm
-from know.weights.geometry import step_geometry
-from know.weights.kinds import Kind, State
+from know.weights.algebra import Weights
+from know.weights.batchnorm import with_batchnorm
+from know.weights.geometry import step_geometry, step_sizes
+from know.weights.kinds import State
 from know.weights.landscape import grid, plane_of
 
 Starts = dict[tuple[str, int], State]
@@ -80,7 +82,7 @@ def predicted_starts(
     for controls in options.controls:
         for name, control in zip(candidate_names(controls), controls, strict=True):
             if control.control != "trained_on" or trained_on is not None:
-                states[name] = control(case)
+                states[name] = control.states(case)
     return {(name, step): state for name, found in states.items() for step, state in enumerate(found, start=1)}
 
 
@@ -154,7 +156,9 @@ def _seed_run(job: tuple[Params, int]) -> SeedResult:
         net = seed.start(name, state, theta_0)
         _save(net, start_path(number, name, step))
         accuracy = measure(net, test)[1]
-        rows += [(number, name, step, accuracy, *row) for row in _moved(state, theta_0, trajectory[-2])]
+        rows += [
+            (number, name, step, accuracy, *row) for row in step_sizes(*map(Weights, (state, theta_0, trajectory[-2])))
+        ]
     first = number == params.downsize.source_seeds[0]
     landscape = _landscape(seed, trajectory, starts) if first and len(trajectory) > 2 else ([], [], [])
     if seed.split.more is None:
@@ -195,18 +199,6 @@ def _save(net: torch.nn.Module, path: Path) -> None:
         save_file(state_of(net), temporary)
 
 
-def _moved(state: State, theta_0: State, theta_1: State) -> list[tuple[Kind, float, float, float]]:
-    """For each kind: |Θ̂|/|Θ_0|, |Θ̂ - Θ_0|/|Θ_0 - Θ_1| and the cosine between these two steps."""
-    rows: list[tuple[Kind, float, float, float]] = []
-    flat = [by_kind(theta) for theta in (state, theta_0, theta_1)]
-    for kind in flat[0]:
-        new, old, older = (theta[kind].double() for theta in flat)
-        step, last = new - old, old - older
-        cosine = torch.nn.functional.cosine_similarity(step, last, dim=0).item()
-        rows.append((kind, (new.norm() / old.norm()).item(), (step.norm() / last.norm()).item(), cosine))
-    return rows
-
-
 def _oracle(seed: Seed, sample: bool) -> tuple[list[tuple[object, ...]], pd.DataFrame, pd.DataFrame]:
     """One step past the Θ_0 that was fine-tuned from the real Θ_{-1}: outcomes on the source task, the predicted steps
     beside the real one, and, if wanted, a sample of both. Writes the starts."""
@@ -225,7 +217,7 @@ def _oracle(seed: Seed, sample: bool) -> tuple[list[tuple[object, ...]], pd.Data
         measured.append((number, name, step, found.accuracy, found.loss, found.ece))
         if name in ("naive", "more_data"):
             continue
-        compared.append(step_geometry(state, real, theta_0).assign(seed=number, method=name)[GEOMETRY])
+        compared.append(step_geometry(*map(Weights, (state, real, theta_0))).assign(seed=number, method=name)[GEOMETRY])
         if sample and name in params.predict.starts:
             sampled += [_sampled_steps(state, real, theta_0, name)]
     return measured, pd.concat(compared), pd.concat(sampled)
@@ -233,11 +225,12 @@ def _oracle(seed: Seed, sample: bool) -> tuple[list[tuple[object, ...]], pd.Data
 
 def _sampled_steps(state: State, real: State, theta_0: State, name: str) -> pd.DataFrame:
     """The predicted and the real step of some scalars of each kind, the same ones for every method."""
-    new, true, old = (by_kind(theta) for theta in (state, real, theta_0))
+    old = Weights(theta_0)
+    predicted, true = ((Weights(theta) - old).by_kind() for theta in (state, real))
     parts = []
-    for kind, before in old.items():
-        index = torch.randperm(len(before), generator=torch.Generator().manual_seed(0))[:SAMPLE]
-        steps = {"predicted": (new[kind] - before)[index], "real": (true[kind] - before)[index]}
+    for kind, step in predicted.items():
+        index = torch.randperm(len(step.flat()), generator=torch.Generator().manual_seed(0))[:SAMPLE]
+        steps = {"predicted": step.flat()[index], "real": true[kind].flat()[index]}
         parts.append(pd.DataFrame({"method": name, "kind": kind} | steps))
     return pd.concat(parts)
 
