@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from know.options import Section
-from know.prediction.controls import AnyControl, ShrinkPerturb
+from know.prediction.controls import AnyControl, Shrinkage
 from know.prediction.predictors import AnyPredictor
 
 
@@ -50,7 +50,8 @@ class Predict(Section):
     @property
     def starts(self) -> dict[str, tuple[AnyPredictor | AnyControl, ...]]:
         """The candidates of each start, by its name."""
-        return {candidates[0].start: candidates for candidates in (*self.methods, *self.controls)}
+        every: list[tuple[AnyPredictor | AnyControl, ...]] = [*self.methods, *self.controls]
+        return {candidates[0].start: candidates for candidates in every}
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
@@ -69,7 +70,7 @@ class Predict(Section):
             if len({one.start for one in candidates}) > 1:
                 raise ValueError(f"methods: got {candidates[0].start!r} among others; allowed: candidates of one name")
             for one in candidates:
-                if isinstance(one, ShrinkPerturb) and one.of not in single | {"naive"}:
+                if isinstance(one, Shrinkage) and one.of not in single | {"naive"}:
                     raise ValueError(
                         f"controls: got {one.start} of {one.of!r}; allowed: of naive, or a method without candidates:"
                         f" {', '.join(sorted(single))}"

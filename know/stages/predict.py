@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from know.params import Params
 from know.prediction.controls import Case
-from know.prediction.retrodict import by_kind, retrodict, with_batchnorm
+from know.prediction.retrodict import retrodict
 from know.run.device import here
 from know.run.executor import map_all, run_all
 from know.run.store import FileInput
@@ -32,7 +32,9 @@ from know.tasks.classification import outcome
 from know.training.forgetting import load_trajectory, state_of
 from know.training.loop import reestimate_batchnorm
 from know.training.runs import LandscapeJob, SourceJob, landscape
-from know.weights.geometry import step_geometry
+from know.weights.algebra import Weights
+from know.weights.batchnorm import with_batchnorm
+from know.weights.geometry import step_geometry, step_sizes
 from know.weights.kinds import State
 
 ON_PLANE = ("known", "linear", "shrunk", "shrink", "more_data")
@@ -87,7 +89,7 @@ def predicted_starts(
     for name, controls in options.controls_by_name.items():
         for i, control in enumerate(controls):
             if control.control != "trained_on" or trained_on is not None:
-                for step, state in enumerate(control(case), start=1):
+                for step, state in enumerate(control.states(case), start=1):
                     made[SavedStart(track, name, i, step, "control", control.stated(controls))] = state
     return made
 
@@ -165,7 +167,7 @@ def _oracle(job: SeedJob, sources: dict[int, SourceJob], real: State, fresh: Sta
         row = {"source_seed": seed, "method": start.method, "steps": start.steps, "role": start.role}
         result.oracle.append(row | asdict(outcome(net, test)))
         if start.role in ("method", "control") and start.candidate == 0:
-            found = step_geometry(state, real, theta_0)
+            found = step_geometry(*map(Weights, (state, real, theta_0)))
             result.geometry.append(found.assign(source_seed=seed, method=start.method, role=start.role)[GEOMETRY])
             if job.first:
                 result.steps.append(_sampled_steps(state, real, theta_0, start.method))
@@ -193,25 +195,18 @@ def run(params: Params) -> None:
 
 
 def _moved(state: State, theta_0: State, theta_1: State) -> list[dict[str, object]]:
-    """For each kind: |Θ̂|/|Θ_0|, |Θ̂ - Θ_0|/|Θ_0 - Θ_1| and the cosine between these two steps."""
-    rows: list[dict[str, object]] = []
-    flat = [by_kind(theta) for theta in (state, theta_0, theta_1)]
-    for kind in flat[0]:
-        new, old, older = (theta[kind].double() for theta in flat)
-        step, last = new - old, old - older
-        ratios = {"norm_ratio": (new.norm() / old.norm()).item(), "step_ratio": (step.norm() / last.norm()).item()}
-        cosine = torch.nn.functional.cosine_similarity(step, last, dim=0).item()
-        rows.append({"kind": kind} | ratios | {"step_cosine": cosine})
-    return rows
+    names = ("kind", "norm_ratio", "step_ratio", "step_cosine")
+    return [dict(zip(names, row, strict=True)) for row in step_sizes(*map(Weights, (state, theta_0, theta_1)))]
 
 
 def _sampled_steps(state: State, real: State, theta_0: State, name: str) -> pd.DataFrame:
     """The predicted and the real step of some scalars of each kind, the same ones for every method."""
-    new, true, old = (by_kind(theta) for theta in (state, real, theta_0))
+    old = Weights(theta_0)
+    predicted, true = ((Weights(theta) - old).by_kind() for theta in (state, real))
     parts = []
-    for kind, before in old.items():
-        index = torch.randperm(len(before), generator=torch.Generator().manual_seed(derive("sample")))[:SAMPLE]
-        steps = {"predicted": (new[kind] - before)[index], "real": (true[kind] - before)[index]}
+    for kind, step in predicted.items():
+        index = torch.randperm(len(step.flat()), generator=torch.Generator().manual_seed(derive("sample")))[:SAMPLE]
+        steps = {"predicted": step.flat()[index], "real": true[kind].flat()[index]}
         parts.append(pd.DataFrame({"method": name, "kind": kind} | steps))
     return pd.concat(parts)
 
