@@ -1,36 +1,44 @@
 # make repro: environment, pipeline, what to open.   make test: environment, tests.   VENV=path reuses an environment.
+# make PROFILE=name repro: another experiment, profiles/name.yaml.   make lock: requirements.lock anew.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 # `venv/bin/dvc` alone would not find the `python` that the stages call.
 export PATH := $(abspath $(BIN)):$(PATH)
-.PHONY: repro test lint install clean
+.PHONY: repro test lint install lock clean
 
 install: $(BIN)/.know-installed
 
-$(BIN)/.know-installed: pyproject.toml
+$(BIN)/.know-installed: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import sys; assert sys.version_info >= (3, 11), "know needs Python 3.11 or newer, this is " + sys.version; '
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
 	touch $@
 
 repro: install
 ifdef PROFILE
-	cmp -s profiles/$(PROFILE).yaml params.yaml || git diff --quiet HEAD -- params.yaml || \
-	  { echo "params.yaml has changes that profile $(PROFILE) would overwrite: commit or stash them" >&2; exit 1; }
-	cp profiles/$(PROFILE).yaml params.yaml
+	python scripts/use_profile.py $(PROFILE)
 endif
 	dvc repro
+	@python -m know.report.pages
 	@echo
 	@echo "Done. Open reports/index.html: every notebook, figure and table."
 
+# A worker a core, each with whole test files: fixtures are made once, and two tests of a file do not meet.
 test: install
-	python -m pytest
+	python -m pytest -n auto --dist loadfile
 
 lint: install
 	ruff check .
 	ruff format --check .
+	lint-imports
 	mypy
+
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --editable '.[dev]'
+	{ grep '^#' requirements.lock; build/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable; } > build/requirements.lock
+	mv build/requirements.lock requirements.lock
 
 clean:
 	rm -rf build logs

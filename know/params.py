@@ -52,6 +52,7 @@ class Params(Section):
 
     rate: Rate
     history_length: Annotated[int, Field(ge=2, le=20)]
+    reports: Annotated[str, Field(min_length=1)]
     compute: Compute
     downsize: Downsize
     forget: Forget

@@ -1,18 +1,26 @@
 """The committed pages in a real browser, from the file system and without a network."""
 
+import platform
 import re
 import shutil
+import subprocess
+from html.parser import HTMLParser
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from selenium import webdriver
 
 from know import paths
+from know.report import pages
 from know.report.pages import Formulas, render_notebook
+from know.report.registry import Entry
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-PAGES = [paths.REPORTS / "index.html", *sorted((paths.REPORTS / "notebooks").glob("*.html"))]
+PAGES = [paths.REPORTS / "index.html", *sorted(paths.REPORTS.glob("**/notebooks/*.html"))]
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +42,12 @@ def browser(tmp_path_factory):
 
 
 def test_there_is_a_page_a_notebook():
-    assert [page.stem for page in PAGES[1:]] == [path.stem for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))]
+    names = [path.stem for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))]
+    for folder in pages.profiles(paths.REPORTS):
+        assert [page.stem for page in sorted((folder / "notebooks").glob("*.html"))] == names
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(paths.REPORTS)))
 def test_page_shows_everything_without_a_network(browser, page: Path):
     browser.set_window_size(1100, 900)
     browser.get(page.as_uri())
@@ -58,7 +68,7 @@ def test_page_shows_everything_without_a_network(browser, page: Path):
     assert len(files) >= 6 and all(file.exists() for file in files)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(paths.REPORTS)))
 def test_page_fits_a_telephone(browser, page: Path):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
@@ -69,14 +79,90 @@ def test_page_fits_a_telephone(browser, page: Path):
     assert width <= 390
 
 
-def test_index_shows_every_figure_and_table(browser):
-    browser.get(PAGES[0].as_uri())
-    shown = set(browser.execute_script("return [...document.querySelectorAll('figure')].map(f => f.id)"))
-    figures = {f"figure-{path.stem}" for path in (paths.REPORTS / "figures").glob("*.png")}
-    tables = {f"table-{path.stem}" for path in (paths.REPORTS / "tables").glob("*.csv")}
-    assert shown == figures | tables
-    captions = browser.execute_script("return [...document.querySelectorAll('figcaption')].map(f => f.innerText)")
-    assert len(set(captions)) == len(captions) == len(figures) + len(tables)
+class Links(HTMLParser):
+    """What a page links to, shows, and names."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.images: list[str] = []
+        self.ids: list[str] = []
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attributes}
+        self.targets += [found["href"]] if tag == "a" else []
+        self.images += [found["src"]] if tag == "img" else []
+        self.ids += [found["id"]] if "id" in found else []
+
+
+def test_the_committed_index_is_what_the_committed_files_make_and_opens_all_of_them(tmp_path):
+    """If this fails: python -m know.report.pages."""
+    copy = Path(shutil.copytree(paths.REPORTS, tmp_path / "reports"))
+    shutil.copy(paths.ROOT / "requirements.lock", tmp_path)
+    committed = (copy / "index.html").read_text()
+    page = pages.render_index(copy)
+    assert page.read_text() == committed
+    opened = {(page.parent / target).resolve() for target in Links(page).targets if "://" not in target}
+    for pattern in ("**/notebooks/*.html", "**/figures/*.png", "**/tables/*.csv"):
+        assert set(copy.glob(pattern)) <= opened
+
+
+@pytest.fixture
+def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The reports of two profiles of two figures and two tables, of which one each is only linked."""
+
+    def entry(name: str, shown: bool) -> Entry:
+        return Entry(name, f"The caption of {name}", (), lambda results: None, shown)
+
+    monkeypatch.setattr(pages, "FIGURES", {"seen": entry("seen", True), "unseen": entry("unseen", False)})
+    monkeypatch.setattr(pages, "TABLES", {"main": entry("main", True), "rest": entry("rest", False)})
+    (tmp_path / "requirements.lock").touch()
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# One & two")]), tmp_path / "01_one.ipynb")
+    for folder in (tmp_path / "reports", tmp_path / "reports" / "other"):
+        for name in ("figures", "tables"):
+            (folder / name).mkdir(parents=True)
+        for figure in ("seen", "unseen"):
+            for ending in ("png", "pdf"):
+                (folder / "figures" / f"{figure}.{ending}").touch()
+        for table in ("main", "rest"):
+            (folder / "tables" / f"{table}.csv").write_text(f"start,gain\n{table} of {folder.name},+0.1\n")
+        (folder / "metrics.json").write_text("{}")
+        (folder / "findings.md").write_text(f"- a finding of {folder.name}\n")
+        pages.render([tmp_path / "01_one.ipynb"], folder, "cpu", tmp_path / "reports")
+    (tmp_path / "reports" / "plots").mkdir()
+    return tmp_path / "reports"
+
+
+def test_the_index_opens_everything_of_every_profile_and_shows_what_is_to_be_shown(reports):
+    page = pages.render_index(reports)
+    links = Links(page)
+    local = [target for target in links.targets if not target.startswith(("https:", "#"))]
+    opened = {(reports / target).resolve() for target in local}
+    assert all(file.exists() for file in opened)
+    assert {file for ending in ("html", "png", "csv") for file in reports.rglob(f"*.{ending}")} - {page} <= opened
+    assert links.images == ["figures/seen.png", "other/figures/seen.png"]
+    assert links.ids == ["quick", "figure-seen", "table-main", "other", "other-figure-seen", "other-table-main"]
+    text = page.read_text()
+    assert "main of reports" in text and "main of other" in text and "rest of" not in text
+    assert "a finding of reports" in text and "One &amp; two" in text
+    back = [Links(file).targets[0] for file in sorted(reports.rglob("01_one.html"))]
+    assert sorted(back) == ["../../index.html", "../index.html"]
+
+
+def test_the_foot_says_what_the_report_was_made_with(reports):
+    foot = pages.render_index(reports).read_text().partition("<footer>")[2]
+    commit = subprocess.run(
+        ["git", "log", "-1", "--format=%H", "--", "know", "notebooks", "params.yaml", "dvc.yaml", "requirements.lock"],
+        cwd=paths.ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert foot.count(f"commit {commit[:10]}, {platform.system()} {platform.machine()}, CPU; Python 3.") == 2
+    assert f"torch {metadata.version('torch')}" in foot
+
+
+def test_without_git_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    assert pages.about("cuda")["commit"] == "unknown" and pages.about("cuda")["machine"].endswith(", CUDA")
 
 
 def test_formulas_become_mathml_and_code_is_left_alone():
@@ -88,9 +174,6 @@ def test_formulas_become_mathml_and_code_is_left_alone():
 
 
 def test_page_of_a_notebook_holds_its_outputs_escaped(tmp_path):
-    import nbformat
-    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-
     cell = new_code_cell("print('<b>')", outputs=[new_output("stream", name="stdout", text="<b>\x1b[31mred\x1b[0m")])
     nbformat.write(new_notebook(cells=[new_markdown_cell("# A title"), cell]), tmp_path / "n.ipynb")
     assert render_notebook(tmp_path / "n.ipynb", tmp_path / "n.html", [("n.html", "A title")]) == "A title"

@@ -1,17 +1,27 @@
 """The files around the code say the same as the code."""
 
 import ast
+import functools
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
+from pathlib import Path
 
+import grimp
 import nbformat
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
 from know import paths
-from know.params import Params
+from know.params import ParamError, Params, load
+
+sys.path.insert(0, str(paths.ROOT / "scripts"))
+import use_profile
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 STAGES = YAML(typ="safe").load((paths.ROOT / "dvc.yaml").read_text())["stages"]
@@ -35,72 +45,157 @@ def test_notebooks_are_stripped_and_take_parameters(path):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_injected_sections_are_the_declared_ones(name):
+def test_a_stage_runs_its_notebook_with_parameters_that_there_are(name):
     stage = STAGES[name]
     commands = [stage["cmd"]] if isinstance(stage["cmd"], str) else stage["cmd"]
-    assert re.findall(r"-p (\w+)", commands[0]) == stage["params"]
+    assert commands[0] == f"python -m know.stages {name}"
     assert set(stage["params"]) <= set(Params.model_fields)
-    assert all(set(re.findall(r"-p (\w+)", command)) <= set(stage["params"]) for command in commands)
-    run = [found[1] for command in commands if (found := re.search(r"know\.notebook (\S+)", command))]
-    assert run[0].endswith(f"_{name}.ipynb")
-    assert run == [dependency for dependency in stage["deps"] if dependency.startswith("notebooks/")]
+    notebooks = [dependency for dependency in stage["deps"] if dependency.startswith("notebooks/")]
+    assert notebooks[0].endswith(f"_{name}.ipynb")
+    assert {f"build/{path}" for path in notebooks} <= {out for out in stage["outs"] if isinstance(out, str)}
+    assert "requirements.lock" in stage["deps"]
 
 
-# What changes no result: paths, parameters (which stages declare), progress, and what only draws or words a notebook's page.
-PLUMBING = {"know", "know.paths", "know.params", "know.run.progress", "know.run.executor", "know.stages"}
-PAGES = {"know.report.figures", "know.report.tables"}
+@functools.cache
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("know", exclude_type_checking_imports=True, cache_dir=None)
 
 
-def file_of(module: str) -> str:
-    """The file of a module, or the folder of a package whose modules are one; "" if it is neither."""
-    place = module.replace(".", "/")
-    if (paths.ROOT / place / "__init__.py").exists():
-        return place
-    return f"{place}.py" if (paths.ROOT / f"{place}.py").exists() else ""
-
-
-def imported(module: str) -> set[str]:
-    """The package's modules that ``module`` imports, at any depth of its code but for type checkers."""
-    place, found = paths.ROOT / file_of(module), set()
-    for file in [place] if place.is_file() else place.glob("*.py"):
-        tree = ast.parse(file.read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-                node.body = []
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "know":
-                names = {f"{node.module}.{alias.name}" for alias in node.names}
-                found |= {name for name in names if file_of(name)} or {node.module}
-    return {"know.report.figures" if name.startswith("know.report.figures.") else name for name in found}
+def imported_by(notebook: Path) -> set[str]:
+    """The package's modules that a notebook's cells import."""
+    cells = (cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code")
+    found = set()
+    for node in (node for cell in cells for node in ast.walk(ast.parse(cell))):
+        if isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & graph().modules - {"know"}
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_the_code_that_it_runs(name):
-    todo, seen = [f"know.stages.{'tell' if name == 'report' else name}"], set()
-    while todo:
-        module = todo.pop()
-        seen.add(module)
-        todo += imported(module) - seen - PLUMBING - (set() if name == "report" else PAGES)
-    files = {file_of(module) for module in seen}
-    if name == "report":
-        files |= {"know/render.py", "know/templates"}
-    declared = {dependency for dependency in STAGES[name]["deps"] if dependency.startswith("know/")}
-    assert declared == files
+def test_a_stage_depends_on_the_rooms_that_it_uses(name):
+    notebooks = (path for path in STAGES[name]["deps"] if path.startswith("notebooks/"))
+    used = {f"know.stages.{name}", "know.stages.__main__"}.union(
+        *(imported_by(paths.ROOT / path) for path in notebooks)
+    )
+    used = used.union(*(graph().find_upstream_modules(module) for module in used)) - {"know"}
+    rooms = {module.split(".")[1] for module in used}
+    declared = {Path(path).stem for path in STAGES[name]["deps"] if path.startswith("know/")}
+    assert declared == rooms
+
+
+# --- the environment ------------------------------------------------------------------------------------------------
+
+DIRECT = [Requirement(text) for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"])]
+LOCK = {
+    canonicalize_name(name): version
+    for line in (paths.ROOT / "requirements.lock").read_text().splitlines()
+    if not line.startswith("#")
+    for name, version in [line.split("==")]
+}
 
 
 def test_environment_yml_says_the_same_as_pyproject():
-    conda = YAML(typ="safe").load((paths.ROOT / "environment.yml").read_text())["dependencies"]
-    plain = {item for item in conda if isinstance(item, str)}
-    wanted = {*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]}
-    renamed = {re.sub(r"^torch>=", "pytorch>=", item) for item in wanted}
-    assert plain == renamed | {f"python{PROJECT['requires-python']}", "pip"}
+    python, pip, packages = YAML(typ="safe").load((paths.ROOT / "environment.yml").read_text())["dependencies"]
+    assert (python, pip) == (f"python{PROJECT['requires-python']}", "pip")
+    assert packages == {"pip": ["--constraint=requirements.lock", "--editable=.[dev]"]}
 
 
-def test_profiles_are_valid_and_quick_is_the_default():
-    from know.params import load
+@pytest.mark.parametrize("requirement", DIRECT, ids=lambda requirement: requirement.name)
+def test_the_lock_has_an_allowed_version_of_what_the_project_asks_for(requirement):
+    assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)])
 
-    profiles = {path.stem: load(path) for path in sorted((paths.ROOT / "profiles").glob("*.yaml"))}
-    assert profiles["quick"] == load()
+
+def test_the_lock_holds_all_that_is_installed_for_the_project():
+    """If this fails: `make lock` after a change of pyproject.toml, or `make install` after one of requirements.lock."""
+    todo, seen = list(DIRECT), set()
+    while todo:
+        requirement = todo.pop()
+        if (key := (canonicalize_name(requirement.name), frozenset(requirement.extras))) in seen:
+            continue
+        seen.add(key)
+        for needed in map(Requirement, metadata.requires(requirement.name) or []):
+            if needed.marker is None or any(needed.marker.evaluate({"extra": e}) for e in requirement.extras or {""}):
+                todo.append(needed)
+    assert {name: metadata.version(name) for name, _ in seen} == {name: LOCK[name] for name, _ in seen}
+
+
+# --- profiles -------------------------------------------------------------------------------------------------------
+
+PROFILES = sorted((paths.ROOT / "profiles").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_a_profile_is_valid_says_what_to_expect_and_names_only_differences(path, tmp_path):
+    header = re.findall(r"^# (\w+): +\S", path.read_text(), re.MULTILINE)
+    assert header[:5] == ["result", "hardware", "time", "disk", "command"]
+    merged = tmp_path / "params.yaml"
+    merged.write_text(use_profile.merged_text(paths.PARAMS.read_text(), path))
+    if path.stem == "quick":
+        assert merged.read_text() == paths.PARAMS.read_text()
+        return
+    assert load(merged).reports == f"reports/{path.stem}"
+
+    def same(changes: dict, base: dict, key: str = "") -> list[str]:
+        inner = [(name, value, base[name]) for name, value in changes.items()]
+        return [
+            found
+            for name, value, default in inner
+            for found in (same(value, default, f"{key}{name}.") if isinstance(value, dict) else [f"{key}{name}"] * (value == default))
+        ]  # fmt: skip
+
+    yaml = YAML(typ="safe")
+    assert same(yaml.load(path.read_text()), yaml.load(paths.PARAMS.read_text())) == []
+
+
+def test_the_papers_profile_asks_for_no_more_labels_than_there_are(tmp_path):
+    merged = tmp_path / "params.yaml"
+    merged.write_text(
+        use_profile.merged_text(paths.PARAMS.read_text(), paths.ROOT / "profiles" / "paper-resnet18.yaml")
+    )
+    evaluate = load(merged).evaluate
+    assert evaluate.labels + evaluate.validation_images <= 50_000  # CIFAR-10's training part
+
+
+def test_merging_replaces_leaves_and_lists_and_leaves_its_arguments_alone():
+    base, changes = {"a": {"b": 1, "c": [1, 2]}, "d": 2}, {"a": {"c": [3]}, "e": {"f": 1}}
+    assert use_profile.merge(base, changes) == {"a": {"b": 1, "c": [3]}, "d": 2, "e": {"f": 1}}
+    assert base == {"a": {"b": 1, "c": [1, 2]}, "d": 2} and changes == {"a": {"c": [3]}, "e": {"f": 1}}
+
+
+def test_a_profile_replaces_another_but_no_change_of_ones_own(tmp_path):
+    shutil.copytree(paths.ROOT / "profiles", tmp_path / "profiles")
+    file = Path(shutil.copy(paths.PARAMS, tmp_path))
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=t", "-c", "user.email=t@t.org", "commit", "-qm", "state"],
+    ):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    for name in ("cifar10-cpu", "paper-resnet18", "paper-resnet18"):
+        use_profile.use(name, tmp_path)
+        assert load(file).reports == f"reports/{name}"
+    assert "# Stage 5, 05_evaluate" in file.read_text(), "comments are kept"
+    use_profile.use("quick", tmp_path)
+    assert file.read_bytes() == paths.PARAMS.read_bytes()
+    file.write_text(file.read_text().replace("rate: 0.5", "rate: 0.6", 1))
+    with pytest.raises(ParamError, match="profile quick would overwrite; commit or stash"):
+        use_profile.use("quick", tmp_path)
+    assert "rate: 0.6" in file.read_text()
+    with pytest.raises(ParamError, match="got 'nowhere'; allowed: cifar10-cpu, "):
+        use_profile.use("nowhere", tmp_path)
+
+
+# --- everything else ------------------------------------------------------------------------------------------------
+
+
+def test_the_rooms_import_only_what_lies_below_them():
+    """If this fails: `lint-imports` says which import breaks which contract of pyproject.toml."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=paths.ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_recipe_of_the_shipped_hyper_models_is_valid():

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import html
 import json
+import os
+import platform
 import re
+import subprocess
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import latex2mathml.converter
@@ -17,10 +21,16 @@ import pandas as pd
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
-from know.paths import NOTEBOOKS, REPORTS, atomic
+from know.params import load
+from know.paths import NOTEBOOKS, REPORTS, ROOT, atomic
+from know.report.results import FIGURES, TABLES  # not from registry, for results knows the modules that register
+from know.run.executor import device_of
 from know.run.notebook import ANSI
 
 TEMPLATES = Path(str(resources.files("know"))) / "report" / "templates"
+PROFILES, LOCK = ROOT / "profiles", ROOT / "requirements.lock"
+MAKES_RESULTS = ("know", "notebooks", "params.yaml", "dvc.yaml", "requirements.lock")
+COMPUTES = ("torch", "torchvision", "numpy", "pandas", "scipy", "statsmodels", "seaborn", "matplotlib")
 MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 
 
@@ -56,11 +66,14 @@ def title_of(notebook: nbformat.NotebookNode, fallback: str) -> str:
     return fallback
 
 
-def render_notebook(path: Path, out: Path, others: Sequence[tuple[str, str]]) -> str:
+def render_notebook(
+    path: Path, out: Path, others: Sequence[tuple[str, str]], index: Path = REPORTS / "index.html"
+) -> str:
     """Write an executed notebook as one self-contained page; return its title.
 
     Args:
         others: file name and title of every page, for the navigation.
+        index: the page that the navigation leads back to.
     """
     notebook = nbformat.read(path, as_version=4)
     title, formulas = title_of(notebook, path.stem), Formulas()
@@ -73,7 +86,12 @@ def render_notebook(path: Path, out: Path, others: Sequence[tuple[str, str]]) ->
     exporter = HTMLExporter(template_name="know", extra_template_basedirs=[str(TEMPLATES)])
     resources_ = {
         "metadata": {"name": title},
-        "know": {"pages": others, "own": out.name, "style": (TEMPLATES / "page.css").read_text()},
+        "know": {
+            "pages": others,
+            "own": out.name,
+            "index": os.path.relpath(index, out.parent),
+            "style": (TEMPLATES / "page.css").read_text(),
+        },
     }
     body, _ = exporter.from_notebook_node(notebook, resources_)
     with atomic(out) as temporary:
@@ -81,66 +99,117 @@ def render_notebook(path: Path, out: Path, others: Sequence[tuple[str, str]]) ->
     return title
 
 
-def _captions(folder: Path) -> dict[str, str]:
-    path = folder / "captions.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _in_order(folder: Path, suffix: str, captions: dict[str, str]) -> list[Path]:
-    """The folder's files in the order of their captions; those without one last."""
-    rank = {name: i for i, name in enumerate(captions)}
-    return sorted(folder.glob(f"*{suffix}"), key=lambda path: (rank.get(path.stem, len(rank)), path.stem))
+def about(device: str) -> dict[str, str]:
+    """What a report was made with: the commit that last changed code or parameters (committing the report changes nothing),
+    the kind of machine, and the versions of what computes.
+
+    Nothing here differs between two machines of a kind, so that neither do the bytes.
+    """
+    lock = dict(line.split("==") for line in LOCK.read_text().splitlines() if "==" in line)
+    return {
+        "commit": _git("log", "-1", "--format=%H", "--", *MAKES_RESULTS)[:10] or "unknown",
+        "machine": f"{platform.system()} {platform.machine()}, {device.upper()}",
+        "versions": ", ".join(
+            [f"Python {'.'.join(platform.python_version_tuple()[:2])}", *(f"{name} {lock[name]}" for name in COMPUTES)]
+        ),
+    }
 
 
 def _html(path: Path) -> str:
-    """A table that is meant to be read, its long text wrapped and its words aligned left; others are only linked."""
-    if not path.with_suffix(".md").exists():
-        return ""
+    """A table to be read, its long text wrapped and its words aligned left."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     words = [f"words{i}" for i, column in enumerate(table, start=1) if table[column].str.contains("[^\\W\\d]{3}").any()]
     wraps = ["wrap"] if any(table[column].str.len().max() > 34 for column in table) else []
     return table.to_html(index=False, border=0, classes=[*words, *wraps])
 
 
-def render(executed: Sequence[Path], reports: Path) -> None:
-    """Render the notebooks to ``reports/notebooks``, and an index of them, the figures and the tables."""
-    pages = [(f"{path.stem}.html", title_of(nbformat.read(path, as_version=4), path.stem)) for path in executed]
-    for path, (name, _) in zip(executed, pages, strict=True):
-        render_notebook(path, reports / "notebooks" / name, pages)
-    figures, tables = reports / "figures", reports / "tables"
-    figure_captions, table_captions = _captions(figures), _captions(tables)
-    shown = [
-        {
-            "name": path.stem,
-            "caption": table_captions.get(path.stem, path.stem.replace("_", " ")),
-            "html": _html(path),
-            "files": [p.name for p in sorted(tables.glob(f"{path.stem}.*"))],
-        }
-        for path in _in_order(tables, ".csv", table_captions)
-    ]
-    findings = reports / "findings.md"
+def profiles(reports: Path) -> list[Path]:
+    """The folder of every profile's report: the default's, which is ``reports`` itself, first."""
+    return [folder for folder in (reports, *sorted(reports.iterdir())) if (folder / "metrics.json").exists()]
+
+
+def headline(name: str) -> str:
+    """The first line of a profile."""
+    file = PROFILES / f"{name}.yaml"
+    return file.read_text().partition("\n")[0].removeprefix("# ") if file.exists() else name
+
+
+def contents(folder: Path, reports: Path) -> dict[str, Any]:
+    """What the index shows of a profile's report: figures and tables in the order in which they are registered."""
+    name = "quick" if folder == reports else folder.name
+    figures, tables = folder / "figures", folder / "tables"
+    drawn = [entry for entry in FIGURES.values() if entry.shown and (figures / f"{entry.name}.png").exists()]
+    shown = [entry for entry in TABLES.values() if entry.shown and (tables / f"{entry.name}.csv").exists()]
+    seen = {*(figures / f"{entry.name}.png" for entry in drawn), *(tables / f"{entry.name}.csv" for entry in shown)}
+    about_file, findings = folder / "about.json", folder / "findings.md"
+    return {
+        "name": name,
+        "headline": headline(name),
+        "path": "" if folder == reports else f"{folder.name}/",
+        "notebooks": [(path.name, _heading(path)) for path in sorted((folder / "notebooks").glob("*.html"))],
+        "findings": markdown2html(findings.read_text()) if findings.exists() else "",
+        "figures": drawn,
+        "tables": [
+            {
+                "entry": entry,
+                "html": _html(tables / f"{entry.name}.csv"),
+                "files": sorted(path.name for path in tables.glob(f"{entry.name}.*")),
+            }
+            for entry in shown
+        ],
+        "others": [
+            (path.name, str(path.relative_to(reports)))
+            for path in (*sorted(figures.glob("*.png")), *sorted(tables.glob("*.csv")))
+            if path not in seen
+        ],
+        "metrics": (folder / "metrics.json").read_text(),
+        "about": json.loads(about_file.read_text()) if about_file.exists() else {},
+    }
+
+
+def _heading(page: Path) -> str:
+    """The title that ``render_notebook`` gave a page."""
+    found = re.search(r"<title>(.+?) · know</title>", page.read_text())
+    return html.unescape(found[1]) if found else page.stem
+
+
+def render_index(reports: Path = REPORTS) -> Path:
+    """Write ``index.html``, which opens every notebook, figure and table of every profile in ``reports``; return its path."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
     text = environment.get_template("index.html.j2").render(
-        pages=pages,
-        figures=[
-            {"name": p.stem, "caption": figure_captions.get(p.stem, p.stem)}
-            for p in _in_order(figures, ".png", figure_captions)
-        ],
-        tables=shown,
-        findings=markdown2html(findings.read_text()) if findings.exists() else "",
+        profiles=[contents(folder, reports) for folder in profiles(reports)],
         style=(TEMPLATES / "page.css").read_text(),
-        metrics=html.escape((reports / "metrics.json").read_text()) if (reports / "metrics.json").exists() else "",
     )
     with atomic(reports / "index.html") as temporary:
         temporary.write_text(text)
+    return reports / "index.html"
+
+
+def render(executed: Sequence[Path], folder: Path, device: str, reports: Path = REPORTS) -> None:
+    """Render the notebooks of a profile to ``folder/notebooks``, and what it was made with to ``folder/about.json``."""
+    pages = [(f"{path.stem}.html", title_of(nbformat.read(path, as_version=4), path.stem)) for path in executed]
+    for path, (name, _) in zip(executed, pages, strict=True):
+        render_notebook(path, folder / "notebooks" / name, pages, reports / "index.html")
+    with atomic(folder / "about.json") as temporary:
+        temporary.write_text(json.dumps(about(device), indent=2) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m know.report.pages")
-    parser.add_argument("build", type=Path, help="folder of the executed notebooks")
-    parser.add_argument("--reports", type=Path, default=REPORTS)
-    options = parser.parse_args()
-    render([options.build / path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))], options.reports)
+    parser.add_argument(
+        "build", type=Path, nargs="?", help="folder of the executed notebooks; without it, only the index"
+    )
+    build = parser.parse_args().build
+    if build is not None:
+        params = load()
+        executed = [build / path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+        render(executed, ROOT / params.reports, device_of(params.compute).type)
+    print(render_index())
 
 
 if __name__ == "__main__":
