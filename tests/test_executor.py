@@ -1,87 +1,84 @@
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from know import paths
+from know.data.images import load
 from know.models.small import build
-from know.run.executor import device_of, fingerprint, jobs_of, resumable, run_all
+from know.run.device import here
+from know.run.executor import device_of, jobs_of, map_all, run_all
 from know.run.options import Compute
 from know.training.loop import Recipe, fit
 
-ONE, TWO = (Compute(device="cpu", jobs=jobs, backend="loky") for jobs in (1, 2))
+ONE, TWO = (Compute(device="cpu", jobs=jobs, backend="loky", deterministic=False) for jobs in (1, 2))
 
 
-def weights_after_training(job):
-    seed, data = job
-    net = build("cnn", 1, 3, seed)
-    fit(net, data, Recipe(1, 16, 1e-3), seed)
+@pytest.fixture(autouse=True)
+def empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+
+
+@dataclass(frozen=True)
+class Training:
+    seed: int
+    store: str
+
+
+def weights_after_training(job: Training) -> tuple[Tensor, int]:
+    paths.RUNS = Path(job.store)  # the processes of the executor do not know of the test's
+    toy = load("mnist-embedded", "test").select(torch.arange(64))
+    net = build("cnn", 1, 10, job.seed)
+    fit(net, toy, Recipe(1, 16, 1e-3), job.seed)
+    assert here() == torch.device("cpu")
     return net.state_dict()["head.weight"], torch.get_num_threads()
 
 
-def count_and_fail_at_2(job):
-    number, folder = job
-    (Path(folder) / f"{number}-{os.urandom(4).hex()}").touch()
-    if number == 2 and not (Path(folder) / "mended").exists():
+@dataclass(frozen=True)
+class Counted:
+    number: int
+    folder: str
+
+
+def count_and_fail_at_2(job: Counted) -> int:
+    (Path(job.folder) / f"{job.number}-{os.urandom(4).hex()}").touch()
+    if job.number == 2 and not (Path(job.folder) / "mended").exists():
         raise RuntimeError("killed")
-    return number * 10
+    return job.number * 10
 
 
-def test_results_are_in_order_and_do_not_depend_on_the_number_of_processes(toy):
-    jobs = [(seed, toy) for seed in range(4)]
-    alone, together = run_all(weights_after_training, jobs, ONE, "x"), run_all(weights_after_training, jobs, TWO, "x")
-    for (a, threads_a), (b, threads_b), (seed, _) in zip(alone, together, jobs, strict=True):
-        assert torch.equal(a, b) and threads_a == threads_b == 1
-        assert torch.equal(a, weights_after_training((seed, toy))[0]) or torch.get_num_threads() > 1
+def test_results_are_in_order_and_do_not_depend_on_the_number_of_processes(tmp_path):
+    jobs = [Training(seed, str(tmp_path / "runs")) for seed in (2, 0, 1, 0)]
+    alone, together = (map_all(weights_after_training, jobs, compute, "x") for compute in (ONE, TWO))
+    recorded = run_all(weights_after_training, jobs, ONE, "x")
+    for (a, threads_a), (b, threads_b), (c, _) in zip(alone, together, recorded, strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c) and threads_a == threads_b == 1
+    assert torch.equal(alone[1][0], alone[3][0]) and not torch.equal(alone[0][0], alone[1][0])
 
 
-def test_a_killed_stage_continues_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+def test_a_killed_stage_continues_where_it_was(tmp_path):
     ran = tmp_path / "ran"
     ran.mkdir()
-    jobs = [(n, str(ran)) for n in range(4)]
-    with pytest.raises(RuntimeError, match="killed"), resumable("stage", "p") as resume:
-        run_all(count_and_fail_at_2, jobs, ONE, "x", resume)
+    jobs = [Counted(n, str(ran)) for n in range(4)]
+    with pytest.raises(RuntimeError, match="killed"):
+        run_all(count_and_fail_at_2, jobs, ONE, "x")
     (ran / "mended").touch()
-    with resumable("stage", "p") as resume:
-        assert run_all(count_and_fail_at_2, jobs, ONE, "x", resume) == [0, 10, 20, 30]
-    times = [sum(p.name.startswith(f"{n}-") for p in ran.iterdir()) for n in range(4)]
-    assert times == [1, 1, 2, 1]
-    with resumable("stage", "p") as resume:  # it succeeded, so a forced re-run computes again
-        run_all(count_and_fail_at_2, jobs, ONE, "x", resume)
-    assert sum(p.name.startswith("0-") for p in ran.iterdir()) == 2
-
-
-def test_other_parameters_or_inputs_start_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
-    (tmp_path / "input").write_text("a")
-    folders = set()
-    for parameters, text in (("p", "a"), ("q", "a"), ("q", "b")):
-        (tmp_path / "input").write_text(text)
-        with pytest.raises(RuntimeError), resumable("s", parameters, [tmp_path / "input"]) as folder:
-            folders.add(folder)
-            raise RuntimeError
-    assert len(folders) == 3
-    assert len(list((tmp_path / "build" / "partial").iterdir())) == 1  # what can no longer be used is removed
-
-
-def test_fingerprint_sees_contents(tmp_path):
-    (tmp_path / "a").write_text("1")
-    first = fingerprint([tmp_path])
-    assert first == fingerprint([tmp_path])
-    (tmp_path / "a").write_text("2")
-    assert fingerprint([tmp_path]) != first
+    assert run_all(count_and_fail_at_2, jobs, ONE, "x") == [0, 10, 20, 30]
+    assert run_all(count_and_fail_at_2, [*jobs, jobs[0]], ONE, "x") == [0, 10, 20, 30, 0]
+    assert [sum(p.name.startswith(f"{n}-") for p in ran.iterdir()) for n in range(4)] == [1, 1, 2, 1]
 
 
 def test_device_and_processes():
     assert device_of(ONE) == torch.device("cpu")
     assert jobs_of(TWO) == 2
-    automatic = Compute(device="auto", jobs="auto", backend="loky")
+    automatic = Compute(device="auto", jobs="auto", backend="loky", deterministic=True)
     expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert device_of(automatic).type == expected
     assert jobs_of(automatic.model_copy(update={"device": "cpu"})) == len(os.sched_getaffinity(0))
 
 
 def test_nothing_to_run_is_no_error():
-    assert run_all(str, [], Compute(device="cpu", jobs=2, backend="loky"), "nothing") == []
+    assert run_all(count_and_fail_at_2, [], ONE, "nothing") == [] == map_all(count_and_fail_at_2, [], TWO, "nothing")

@@ -1,17 +1,18 @@
-"""No image of the evaluation's test set is ever seen by meta-training, training or selection."""
+"""Who sees which images: no test image before the last measurement, and meta-training's and the experiment's pools apart."""
 
 import pytest
 import torch
 
-from know import paths
 from know.data.images import ImageSet, load
-from know.data.splits import downstream_parts, load_split, source
-from know.meta import learning as metatrain
-from know.models.small import build
+from know.data.splits import Split, Task, downstream_parts, downstream_task, meta_pool, source_task
+from know.meta import runs as meta_runs
+from know.params import shared_images
 from know.stages import downsize, evaluate, forget, meta_train, predict
-from know.training import fine_tuning as evaluation
-from know.training import forgetting
-from know.training import loop as training
+from know.stages.results import read_csv, split_path
+from know.training import fine_tuning, forgetting, loop
+from know.training import runs as training_runs
+
+CPU = torch.device("cpu")
 
 
 def keys(images: torch.Tensor) -> set[bytes]:
@@ -20,7 +21,7 @@ def keys(images: torch.Tensor) -> set[bytes]:
 
 def test_training_and_selection_never_see_test_images(micro, monkeypatch):
     trained, selected = set(), set()
-    real = training.fit
+    real = loop.fit
 
     def spy(net, data: ImageSet, recipe, seed, *, validation=None, **options):
         trained.update(keys(data.images))
@@ -28,72 +29,161 @@ def test_training_and_selection_never_see_test_images(micro, monkeypatch):
             selected.update(keys(validation.images))
         return real(net, data, recipe, seed, validation=validation, **options)
 
-    for module in (forget, forgetting, metatrain, evaluation):
+    for module in (training_runs, forgetting, meta_runs, fine_tuning):
         monkeypatch.setattr(module, "fit", spy)
     downsize.run(micro)
     forget.run(micro)
+    of_source = set(trained)
+    trained.clear()
     meta_train.run(micro)
+    of_meta = set(trained)
+    trained.clear()
     predict.run(micro)
     test = set().union(*(keys(load(name, "test").images) for name in ("fashion-mnist-embedded", "mnist-embedded")))
-
-    parts = downstream_parts(micro.downsize, micro.evaluate.validation_images, torch.device("cpu"))
-    labelled, held = (keys(part.images) for part in parts)
+    labelled, held = (
+        keys(part.images)
+        for part in downstream_parts(downstream_task(micro.downsize), micro.evaluate.validation_images, CPU)
+    )
     measured: dict[str, set[bytes]] = {"validation": set(), "test": set()}
-    real_outcome = evaluation.outcome
+    real_outcome = training_runs.outcome
 
     def watch(net, data: ImageSet):
         found = keys(data.images)
         measured["test" if found & test else "validation"].update(found)
         return real_outcome(net, data)
 
-    monkeypatch.setattr(evaluation, "outcome", watch)
-    monkeypatch.setattr(evaluate, "outcome", watch)
-    before = set(trained)
-    trained.clear()
-    result = evaluate.run(micro)
-    assert trained <= labelled and not trained & held
-    trained.update(before)
-
-    assert len(trained) > 300 and len(selected) >= 60
-    assert not trained & test and not selected & test
-    assert measured["test"] <= test and measured["validation"] and not measured["validation"] & test
+    monkeypatch.setattr(training_runs, "outcome", watch)
+    evaluate.run(micro)
+    assert trained and trained <= labelled and not trained & held
+    assert len(of_source) > 300 and len(of_meta) > 100 and len(selected) >= 60
+    assert not (of_source | of_meta | selected) & test
+    assert not of_meta & (of_source | labelled | held | selected)  # other data sets
+    assert measured["test"] <= test and measured["validation"] == held
     for seed in micro.downsize.source_seeds:
-        split = load_split(paths.SPLITS / f"seed_{seed}.safetensors")
+        split = Split.read(split_path(seed))
         assert not set(split.validation.tolist()) & set(split.order.tolist())
-        assert set(split.more.tolist()) <= set(split.order.tolist())
-    assert measured["validation"] == held
 
-    transfer = result.transfer
-    assert list(transfer.columns) == [
-        "source", "arch", "downstream", "method", "steps", "fraction", "seed", "accuracy", "loss", "ece"
-    ]  # fmt: skip
-    predicted = ("known", "scale_free", "task_vector", "shrunk", "scale_free_shrunk")
-    assert set(map(tuple, transfer[["method", "steps"]].drop_duplicates().to_numpy().tolist())) == {
-        ("scratch", 0), ("naive", 0), ("more_data", 1), ("shrink_perturb", 1), ("trained_on", 1),
-        *((name, step) for name in predicted for step in (1, 2)),
-    }  # fmt: skip
-    assert len(transfer) == 15 * 2 * 2 * 2 and transfer.accuracy.between(0, 1).all()
-    assert {divmod(seed, 1000) for seed in transfer.seed} == {(s, d) for s in (0, 1) for d in (0, 1)}
 
-    chosen = result.selection[result.selection.chosen].set_index("method")
-    assert list(chosen.index) == ["task_vector", "shrink_perturb"] and len(result.selection) == 4
-    assert (chosen.accuracy == result.selection.groupby("method", sort=False).accuracy.max()).all()
-    assert set(result.selection.options) == {"scale=0.5", "scale=1.0", "shrink=0.6", "shrink=0.9"}
-    assert set(result.headroom.images) == {0, 96, 192, 384}
-    trained_directly = result.headroom[result.headroom.images == 384].sort_values(["fraction", "seed"]).accuracy
-    more = transfer[transfer.method == "more_data"].sort_values(["fraction", "seed"]).accuracy
-    assert trained_directly.tolist() == more.tolist()  # the same weights, fine-tuned the same way
-    assert set(result.oracle.method) == {
-        "naive", "more_data", "known", "scale_free", "task_vector", "shrunk", "shrink_perturb"
+def test_what_the_evaluation_writes(micro):
+    for stage in (downsize, forget, meta_train, predict, evaluate):
+        stage.run(micro)
+    transfer, selection = read_csv("transfer.csv"), read_csv("selection.csv")
+    assert list(transfer.columns)[:8] == [
+        "source",
+        "arch",
+        "downstream",
+        "method",
+        "steps",
+        "fraction",
+        "seed",
+        "accuracy",
+    ]
+    stepped = ("known", "scale_free", "linear", "task_vector", "shrunk", "scale_free_shrunk")
+    starts = set(map(tuple, transfer[["method", "steps"]].drop_duplicates().to_numpy().tolist()))
+    assert starts == {
+        ("scratch", 0), ("naive", 0), ("more_data", 1), ("shrink", 1), ("trained_on", 1),
+        *((name, step) for name in stepped for step in (1, 2)),
     }  # fmt: skip
-    assert set(result.curves.epoch) == {0, 1}
+    assert len(transfer) == len(starts) * 2 * 2 * 2 and transfer.accuracy.between(0, 1).all()
+    assert (transfer.seed == 1000 * transfer.source_seed + transfer.downstream_seed).all()
+    roles = transfer.groupby("method").role.unique().map(list).to_dict()
+    assert roles["naive"] == roles["scratch"] == ["reference"] and roles["more_data"] == ["oracle"]
+    assert roles["known"] == ["method"] and roles["shrink"] == roles["shrunk"] == ["control"]
+
+    # Chosen by validation images alone, among every option and step; what was chosen is what is judged.
+    best = selection[selection.chosen].set_index("method")
+    assert best.accuracy.to_dict() == selection.groupby("method").accuracy.max().to_dict()
+    assert selection.groupby("method").candidates.unique().map(list).to_dict()["task_vector"] == [4]
+    assert set(selection[selection.method == "task_vector"].options) == {"scale=0.5", "scale=1.0"}
+    chosen = transfer[transfer.chosen].groupby("method").steps.unique().map(list)
+    assert all(chosen[method] == [steps] for method, steps in best.steps.items())
+    means = transfer.groupby(["method", "steps"]).validation_accuracy.mean()
+    assert all(means[method, row.steps] == pytest.approx(row.accuracy, rel=1e-4) for method, row in best.iterrows())
+
+    # The same weights fine-tuned the same way give the same numbers, however they are called.
+    headroom, forgotten = read_csv("headroom.csv"), read_csv("forgotten.csv")
+    by = ["fraction", "source_seed", "downstream_seed"]
+    for table, column, value, method in ((headroom, "images", 384, "more_data"), (forgotten, "k", 0, "naive"),
+                                         (headroom, "images", 192, "naive"), (headroom, "images", 0, "scratch")):  # fmt: skip
+        own = table[table[column] == value].sort_values(by).accuracy.tolist()
+        assert own == transfer[transfer.method == method].sort_values(by).accuracy.tolist()
+    assert set(headroom.images) == {0, 96, 192, 384} and set(forgotten.k) == {0, 1, 2, 3, 4}
+    assert set(read_csv("learning_curves.csv").epoch) == {0, 1}
+
+
+def test_downstream_draws_are_nested_in_source_seeds(micro):
+    """Each pair of seeds has its own labels, or the source seeds' means would share their noise."""
+    task = downstream_task(micro.downsize)
+    drawn = {}
+    for source_seed in range(3):
+        for downstream_seed in range(2):
+            job = training_runs.TransferJob(
+                None, task, "cnn", 24, 60, micro.evaluate.fine_tuning, source_seed, downstream_seed
+            )
+            drawn[source_seed, downstream_seed] = frozenset(keys(job.images()[0].images))
+    assert len(set(drawn.values())) == 6
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_what_is_set_aside_for_meta_training_is_apart(share):
+    classes = tuple(range(10))
+    meta = keys(meta_pool("mnist-embedded", share).images)
+    own = keys(Task("mnist-embedded", classes, share).pool(CPU).images)
+    everything = keys(load("mnist-embedded", "train").images)
+    assert not meta & own and meta | own == everything
+    assert len(meta) == pytest.approx(share * len(everything), abs=10)
+    assert keys(meta_pool("mnist-embedded", 0.0).images) == everything
+
+
+def test_what_is_shared_is_said(micro):
+    assert shared_images(micro) == "Meta-training sees no image of the experiment: its data sets are others."
+    same = micro.meta_train.model_copy(update={"datasets": ("mnist-embedded",)})
+    shared = shared_images(micro.model_copy(update={"meta_train": same}))
+    assert shared.startswith("Meta-training draws from the training images of mnist, among which the experiment's are")
+    apart = micro.downsize.model_copy(update={"meta_share": 0.5})
+    apart = shared_images(micro.model_copy(update={"meta_train": same, "downsize": apart}))
+    assert "50% of the training images are set aside" in apart and "sees none of them" in apart
 
 
 def test_what_perturbs_is_not_what_theta_0_was_trained_from(micro):
-    cpu = torch.device("cpu")
-    pool, test = (source(micro.downsize, part, cpu) for part in ("train", "test"))
-    for number in micro.downsize.source_seeds:
-        fresh = predict.Seed(micro, number, None, pool, test).fresh
-        initial = build(micro.forget.architecture, 1, len(pool.classes), number).state_dict()
+    downsize.run(micro)
+    for seed in micro.downsize.source_seeds:
+        source = forget.source_jobs(micro, seed)[micro.downsize.source_images]
+        fresh, initial = predict.other(source).net().state_dict(), source.net().state_dict()
         assert not torch.equal(fresh["head.weight"], initial["head.weight"])
         assert fresh["head.weight"].std() / initial["head.weight"].std() == pytest.approx(1, abs=0.2)
+    assert source_task(micro.downsize).name == "mnist-embedded:0-2-4-6-8"
+
+
+@pytest.mark.parametrize("rule", ["copy", "predict", "reset", "re-estimate"])
+def test_one_rule_for_batchnorm_for_every_start(micro, monkeypatch, rule):
+    """Methods, controls, the real Θ_{-1}, Θ_k and the headroom's nets alike."""
+    update = {
+        "forget": micro.forget.model_copy(update={"architecture": "cnn-bn"}),
+        "predict": micro.predict.model_copy(update={"batchnorm": rule}),
+        "downsize": micro.downsize.model_copy(update={"source_seeds": (0,)}),
+    }
+    params = micro.model_copy(update=update)
+    for stage in (downsize, forget, meta_train, predict):
+        stage.run(params)
+    from know.stages.results import read_starts, trained_path
+    from know.weights.files import load_state
+
+    naive = load_state(trained_path(0, params.downsize.source_images))
+    layers = [name.removesuffix("running_mean") for name in naive if name.endswith("running_mean")]
+    starts = {start: load_state(start.path(0)) for start in read_starts() if start.track == "main"}
+    assert {start.role for start in starts} == {"reference", "oracle", "method", "control", "headroom", "path"}
+    real = load_state(trained_path(0, 2 * params.downsize.source_images))
+    for start, state in starts.items():
+        for layer in layers:
+            mean, gamma = state[f"{layer}running_mean"], state[f"{layer}weight"]
+            if rule == "reset":
+                assert torch.equal(mean, torch.zeros_like(mean)) and torch.equal(gamma, torch.ones_like(gamma)), start
+            if rule in ("copy", "predict"):
+                assert torch.equal(mean, naive[f"{layer}running_mean"]), start
+            if rule == "copy":
+                assert torch.equal(gamma, naive[f"{layer}weight"]), start
+            if rule in ("predict", "re-estimate") and start.role in ("oracle",):
+                assert torch.equal(gamma, real[f"{layer}weight"]), start
+            if rule == "re-estimate":
+                assert not torch.equal(mean, naive[f"{layer}running_mean"]), start

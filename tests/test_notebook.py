@@ -9,6 +9,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from know import paths
 from know.run import notebook
+from know.stages.__main__ import run_stage
 
 
 def write(path, *cells):
@@ -59,10 +60,34 @@ def test_a_dead_kernel_is_reported(tmp_path, monkeypatch):
         notebook.run(source, tmp_path / "out.ipynb", {})
 
 
-def test_an_unknown_section_is_one_line():
+def stage(root, *, edits=()):
+    """A repository of one stage, whose notebook edits files while it runs."""
+    (root / "notebooks").mkdir()
+    (root / "room").mkdir()
+    (root / "room" / "a.py").write_text("a = 1")
+    cells = [f"import pathlib; pathlib.Path({str(root)!r}, {name!r}).write_text('edited')" for name in edits]
+    write(root / "notebooks" / "01_x.ipynb", "print(params)", *cells)
+    (root / "dvc.yaml").write_text("stages: {x: {cmd: c, deps: [notebooks/01_x.ipynb, room], params: [rate]}}")
+
+
+def test_a_stage_gets_the_parameters_that_it_declares(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+    stage(tmp_path)
+    run_stage("x", tmp_path)
+    assert text(tmp_path / "build" / "notebooks" / "01_x.ipynb") == "{'rate': 0.5}\n"
+
+
+@pytest.mark.parametrize("name", ["room/a.py", "room/new.py", "notebooks/01_x.ipynb"])
+def test_a_dependency_that_changes_meanwhile_fails_the_stage(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+    stage(tmp_path, edits=[name])
+    with pytest.raises(notebook.NotebookError, match=rf"{name} changed while x ran, .* run it again"):
+        run_stage("x", tmp_path)
+
+
+def test_an_unknown_stage_is_one_line():
     done = subprocess.run(
-        [sys.executable, "-m", "know.run.notebook", "notebooks/01_downsize.ipynb", "/nowhere/x.ipynb", "-p", "forgett"],
-        cwd=paths.ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1 and done.stderr.startswith("forgett: unknown section; allowed: rate, ")
+        [sys.executable, "-m", "know.stages", "forgett"], cwd=paths.ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stderr.startswith("stage: got 'forgett'; allowed: downsize, forget, ")
     assert done.stderr.count("\n") == 1

@@ -4,10 +4,13 @@ import torch
 from know.data.images import ImageSet, normalise
 from know.models.names import ARCHITECTURES
 from know.models.small import build, new_head
+from know.options import ParamError
 from know.params import load
+from know.seeds import derive
+from know.tasks.classification import augmented, measure
 from know.training.fine_tuning import fine_tune, labelled, transferred
 from know.training.forgetting import forget, load_trajectory, save_trajectory, state_of
-from know.training.loop import Recipe, augmented, fit, measure
+from know.training.loop import Recipe, fit
 
 
 def same(a, b):
@@ -116,13 +119,13 @@ def test_forgetting_is_sequential_or_restarts(toy, tmp_path):
     trajectory = forget(net, subsets, recipe, seed=4)
     assert len(trajectory) == 3 and same(trajectory[-1], theta_0) and same(trajectory[0], state_of(net))
     net.load_state_dict(trajectory[1])
-    fit(net, subsets[1], recipe, 4 * 100 + 2)
+    fit(net, subsets[1], recipe, derive("forget", 4, 2))
     assert same(state_of(net), trajectory[0])
 
     net.load_state_dict(theta_0)
     restarted = forget(net, subsets, recipe, 4, "restart", initial)
     net.load_state_dict(initial)
-    fit(net, subsets[1], recipe, 4 * 100 + 2)
+    fit(net, subsets[1], recipe, derive("forget", 4, 2))
     assert same(restarted[0], state_of(net)) and not same(restarted[0], trajectory[0])
     with pytest.raises(ValueError, match="needs the initial weights"):
         forget(net, subsets, recipe, 4, "restart")
@@ -160,3 +163,39 @@ def test_new_head_does_not_depend_on_the_body(toy):
     new_head(a, 4, 7)
     new_head(b, 4, 7)
     assert torch.equal(a.head.weight, b.head.weight)
+
+
+def test_only_the_head_may_be_missing(toy):
+    source = state_of(build("cnn", 1, 6, 9))
+    lacking = {name: tensor for name, tensor in source.items() if name != "features.0.0.weight"}
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "0\.0\.weight"'):
+        transferred("cnn", lacking, toy, 1)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        transferred("cnn", source | {"features.more": torch.ones(1)}, toy, 1)
+    transferred("cnn", {name: tensor for name, tensor in source.items() if not name.startswith("head.")}, toy, 1)
+
+
+def test_fewer_labels_than_asked_for_are_refused(toy):
+    with pytest.raises(ParamError, match=r"evaluate\.labels: got 121; allowed: at most 120, the downstream classes'"):
+        labelled(toy, 121, 0)
+
+
+def test_batchnorm_trains_with_the_head(toy):
+    """As in the released code: γ, β and the statistics; all else is frozen."""
+    options = load().evaluate.fine_tuning.model_copy(update={"head_epochs": 2, "epochs": 1, "lr": 1e-12})
+    net = transferred("cnn-bn", state_of(build("cnn-bn", 1, 6, 9)), toy, 1)
+    before = state_of(net)
+    fine_tune(net, toy, options, 0, head_first=True)
+    moved = {name for name, tensor in state_of(net).items() if (tensor - before[name]).abs().max() > 1e-6}
+    layers = [name.removesuffix("running_mean") for name in before if name.endswith("running_mean")]
+    parts = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    assert moved == {"head.weight", "head.bias", *(layer + part for layer in layers for part in parts)}
+
+
+def test_a_network_of_timms_by_name(toy):
+    pytest.importorskip("timm")
+    net = build("timm:resnet10t", 1, 3, 0)
+    assert net(torch.zeros(2, 1, 32, 32)).shape == (2, 3) and net.head.out_features == 3
+    assert same(state_of(net), state_of(build("timm:resnet10t", 1, 3, 0)))
+    with pytest.raises(ParamError, match=r"got timm:resnet; allowed: a network in timm\.list_models"):
+        build("timm:resnet", 1, 3, 0)

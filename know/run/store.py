@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ def _packed(value: object, tensors: dict[str, Tensor], place: str) -> Plain:
 def _unpacked(plain: object, hint: object, tensors: Mapping[str, Tensor]) -> object:
     """What ``_packed`` was given, by the result's type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, type(None) | int):  # Optional
+    if origin in (typing.Union, types.UnionType):  # X | None
         if plain is None:
             return None
         return _unpacked(plain, next(one for one in arguments if one is not type(None)), tensors)

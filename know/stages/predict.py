@@ -118,7 +118,7 @@ def _seed_starts(job: SeedJob) -> SeedStarts:
     real = {step: images for step, images in real.items() if images in sources}
     trajectory = load_trajectory(trajectory_path(seed), params.history_length)
     theta_0, rule = trajectory[-1], Rule(params, sources[size], trajectory[-1])
-    fresh = state_of(_other(sources[size]).net())
+    fresh = state_of(other(sources[size]).net())
     starts: dict[SavedStart, State] = {SavedStart("main", "naive", 0, 0, "reference"): theta_0}
     for step, images in real.items():
         starts[SavedStart("main", "more_data", 0, step, "oracle")] = load_file(trained_path(seed, images))
@@ -143,7 +143,7 @@ def _seed_starts(job: SeedJob) -> SeedStarts:
     return result
 
 
-def _other(source: SourceJob) -> SourceJob:
+def other(source: SourceJob) -> SourceJob:
     """The same network as initialised under another seed: to mix with Θ_0's own initial weights would rewind its training."""
     return SourceJob(
         source.task, source.architecture, source.split, source.images, source.training, derive("fresh", source.seed)

@@ -14,22 +14,20 @@ BatchNormRule = Literal["copy", "predict", "reset", "re-estimate"]
 
 
 def with_batchnorm(state: Mapping[str, Tensor], theta_0: Mapping[str, Tensor], rule: BatchNormRule) -> State:
-    """Apply the rule for BatchNorm layers to a predicted state.
+    """Apply the rule for BatchNorm layers to a state, predicted or trained.
 
-    "copy": all of BatchNorm is Θ_0's. "predict": γ and β as predicted, the statistics Θ_0's. "reset": γ = 1, β = 0,
+    "copy": all of BatchNorm is Θ_0's. "predict": γ and β are the state's, the statistics Θ_0's. "reset": γ = 1, β = 0,
     mean 0, variance 1, as in the released code. "re-estimate": as "predict"; whoever has the data then averages the
     statistics anew (``know.reestimate_batchnorm``).
     """
-    result = dict(state)
-    if rule in ("predict", "re-estimate"):
-        return result
+    parts = {"running_mean": 0.0, "running_var": 1.0}
+    if rule in ("copy", "reset"):
+        parts |= {"weight": 1.0, "bias": 0.0}
     layers = [name.removesuffix("running_mean") for name in theta_0 if name.endswith("running_mean")]
-    for layer in layers:
-        for part, fresh in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
-            name = layer + part
-            if name in theta_0:
-                kept = theta_0[name]
-                result[name] = kept.clone() if rule == "copy" else torch.full_like(kept, fresh)
+    result = dict(state)
+    for name, fresh in ((layer + part, fresh) for layer in layers for part, fresh in parts.items()):
+        if name in theta_0:
+            result[name] = torch.full_like(theta_0[name], fresh) if rule == "reset" else theta_0[name].clone()
     return result
 
 
