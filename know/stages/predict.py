@@ -156,9 +156,7 @@ def _seed_run(job: tuple[Params, int]) -> SeedResult:
         net = seed.start(name, state, theta_0)
         _save(net, start_path(number, name, step))
         accuracy = measure(net, test)[1]
-        rows += [
-            (number, name, step, accuracy, *row) for row in step_sizes(*map(Weights, (state, theta_0, trajectory[-2])))
-        ]
+        rows += [(number, name, step, accuracy, *row) for row in step_sizes(state, theta_0, trajectory[-2])]
     first = number == params.downsize.source_seeds[0]
     landscape = _landscape(seed, trajectory, starts) if first and len(trajectory) > 2 else ([], [], [])
     if seed.split.more is None:
@@ -217,7 +215,7 @@ def _oracle(seed: Seed, sample: bool) -> tuple[list[tuple[object, ...]], pd.Data
         measured.append((number, name, step, found.accuracy, found.loss, found.ece))
         if name in ("naive", "more_data"):
             continue
-        compared.append(step_geometry(*map(Weights, (state, real, theta_0))).assign(seed=number, method=name)[GEOMETRY])
+        compared.append(step_geometry(state, real, theta_0).assign(seed=number, method=name)[GEOMETRY])
         if sample and name in params.predict.starts:
             sampled += [_sampled_steps(state, real, theta_0, name)]
     return measured, pd.concat(compared), pd.concat(sampled)
