@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from pydantic import ValidationError
 
 from know import paths
 from know.options import ParamError
@@ -60,7 +61,7 @@ def forget(
         typer.Option(help="D_0 from a factory of a Dataset of (input, class index).", rich_help_panel=OWN),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the S checkpoints.", rich_help_panel=OWN)] = None,
-    image_size: Annotated[int, typer.Option(help="Side of the images, in pixels.", rich_help_panel=OWN)] = 224,
+    image_size: Annotated[int, typer.Option(min=1, help="Side of the images, in pixels.", rich_help_panel=OWN)] = 224,
     normalisation: Annotated[
         Literal["imagenet", "half", "none"],
         typer.Option(help="Of the images: ImageNet's mean and deviation, to [-1, 1], or [0, 1].", rich_help_panel=OWN),
@@ -98,22 +99,20 @@ def forget(
     if dataset is not None and (alien := sorted(given & {"image_size", "normalisation"})):
         raise typer.BadParameter(f"--{alien[0].replace('_', '-')} is for --images; a data set prepares its own inputs")
     from know.run.device import device_named
-    from know.training import own as custom
+    from know.training import own
 
-    command = custom.forget_own(
-        model,
-        checkpoint,
-        images,
-        dataset,
-        out,
-        custom.Settings(rate, length, epochs, batch_size, lr, seed, mode),
-        device_named(device),
-        image_size=image_size,
-        normalisation=normalisation,
-        workers=workers,
-        say=typer.echo,
-        warn=lambda text: typer.echo(text, err=True),
-    )
+    try:
+        settings = own.Settings(
+            rate=rate, length=length, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, mode=mode
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        option, allowed = str(first["loc"][0]).replace("_", "-"), first["msg"][0].lower() + first["msg"][1:]
+        raise ValueError(f"--{option}: got {first['input']}; {allowed}") from None
+    command = own.forget_own(
+        model, checkpoint, dataset or (images or Path(), image_size, normalisation), out, settings,
+        device_named(device), workers, say=typer.echo, warn=lambda text: typer.echo(text, err=True),
+    )  # fmt: skip
     typer.echo(f"next:\n{command}")
 
 

@@ -15,11 +15,13 @@ from torch import nn
 
 from know import cli, paths
 from know.data.images import load
+from know.data.own import DatasetPart
 from know.data.subsets import stratified_order
 from know.prediction.known import HyperModel, save_hypermodel
 from know.training import own as custom
 from know.weights.batchnorm import batchnorm_note
 from know.weights.files import load_state
+from know.weights.modules import load_weights
 
 FACTORIES = """
 import torch
@@ -227,7 +229,7 @@ def test_restart_begins_from_the_factory_s_weights(know, own):
 
 BAD = {
     "--model nowhere:net": "--model nowhere:net: nowhere cannot be imported: ModuleNotFoundError",
-    "--model factories": "--model: got 'factories'; allowed: package.module:function",
+    "--model factories": "--model: got 'factories'; allowed: package.module:name",
     "--model factories:Nett": "--model factories:Nett: factories has no Nett",
     "--model factories:number": "--model factories:number: a int, not a function",
     "--model factories:fails": "--model factories:fails: the call failed: ZeroDivisionError: division by zero (factories.py:",
@@ -240,10 +242,10 @@ BAD = {
     "--dataset factories:few": "class 0 has 7 samples, of which the smallest subset keeps 0.0625: less than one; it takes 16",
     "--dataset factories:pairs": "--dataset factories:pairs: each sample must be (input tensor, class index): TypeError",
     "--dataset factories:number": "--dataset factories:number: a int, not a function",
-    "--rate 1": "--rate: got 1.0; allowed: between 0 and 1, both excluded",
-    "--rate -0.5": "--rate: got -0.5; allowed: between 0 and 1",
-    "--length 1": "--length: got 1; allowed: 2 or more",
-    "--lr 0": "--lr: got 0.0; allowed: above 0",
+    "--rate 1": "--rate: got 1.0; input should be less than 1",
+    "--rate -0.5": "--rate: got -0.5; input should be greater than 0",
+    "--length 1": "--length: got 1; input should be greater than or equal to 2",
+    "--lr 0": "--lr: got 0.0; input should be greater than 0",
     "--device cuda:99": "device 'cuda:99' is not available here",
 }
 
@@ -331,13 +333,13 @@ def test_models_that_lack_copies_of_tied_tensors_or_are_wrapped_fit():
 
     a, b = Tied(), Tied()
     state = {f"_orig_mod.{name}": tensor for name, tensor in a.state_dict().items() if name != "out.weight"}
-    custom.load_weights(nn.DataParallel(b), state, "file")
+    load_weights(nn.DataParallel(b), state, "file")
     assert torch.equal(b.out.weight, a.embedding.weight) and b.out.weight is b.embedding.weight
 
 
 def test_parts_of_a_data_set_come_in_order_or_shuffled(own):
     samples = custom.made_by("factories:Samples", "--dataset")
-    part = custom.DatasetPart(samples, torch.tensor([5, 3, 40, 7, 9]), torch.device("cpu"))
+    part = DatasetPart(samples, torch.tensor([5, 3, 40, 7, 9]), torch.device("cpu"))
     assert [len(labels) for _, labels in part.batches(2)] == [2, 2, 1]
     inputs = torch.cat([x for x, _ in part.batches(2)])
     assert torch.equal(inputs, samples.inputs[part.index])
@@ -354,6 +356,6 @@ def test_frozen_parameters_stay_frozen(own):
     net.conv.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     samples = custom.made_by("factories:Samples", "--dataset")
-    fit(net, custom.DatasetPart(samples, torch.arange(48), torch.device("cpu")), Recipe(1, 16, 1e-2), 0)
+    fit(net, DatasetPart(samples, torch.arange(48), torch.device("cpu")), Recipe(1, 16, 1e-2), 0)
     assert torch.equal(net.conv.weight, before["conv.weight"]) and not net.conv.weight.requires_grad
     assert not torch.equal(net.head.weight, before["head.weight"]) and net.head.weight.requires_grad

@@ -9,13 +9,16 @@ from know import paths
 from know.models.small import build
 from know.prediction.controls import CONTROLS, AnyControl, Case, Flipped, RandomDirection, Repeated, Shrunk, control
 from know.prediction.predictors import PREDICTORS, predictor
-from know.prediction.retrodict import State, by_kind, kind_of, rescaled, retrodict
+from know.prediction.retrodict import retrodict
 from know.training.forgetting import extra_compute
+from know.weights.algebra import Weights
 from know.weights.geometry import step_geometry
+from know.weights.kinds import State, kind_of
 
-EVERY = [control(name, **({"shrink": 0.6, "perturb": 0.1} if name == "shrink_perturb" else {})) for name in CONTROLS]
+OPTIONS = {"shrink": {"shrink": 0.6}, "shrink_perturb": {"shrink": 0.6, "perturb": 0.1}}
+EVERY = [control(name, **OPTIONS.get(name, {})) for name in CONTROLS]
 
-ONCE = {"shrink_perturb", "trained_on"}  # they know no steps
+ONCE = {"shrink", "shrink_perturb", "trained_on"}  # they know no steps
 
 
 def case(seed: int = 0, dtype: torch.dtype = torch.float32, method: str = "linear") -> Case:
@@ -40,9 +43,13 @@ def case(seed: int = 0, dtype: torch.dtype = torch.float32, method: str = "linea
     return Case(trajectory, chosen, predicted, fresh, seed, trained_on, {"linear": predicted})
 
 
+def by_kind(state: State) -> dict[str, torch.Tensor]:
+    return {kind: part.flat().float() for kind, part in Weights(state).by_kind().items()}
+
+
 def steps(case: Case, states: list[State]) -> list[dict[str, torch.Tensor]]:
     """Θ - Θ_0 by kind."""
-    own = by_kind(case.theta_0)
+    own = by_kind(case.trajectory[-1])
     return [{kind: new - own[kind] for kind, new in by_kind(state).items()} for state in states]
 
 
@@ -50,77 +57,110 @@ def steps(case: Case, states: list[State]) -> list[dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("one", EVERY, ids=lambda c: c.control)
 def test_controls_look_like_theta_0_and_leave_it_alone(one, dtype):
     given_case = case(dtype=dtype)
-    before = {name: tensor.clone() for name, tensor in given_case.theta_0.items()}
-    starts = one(given_case)
+    before = {name: tensor.clone() for name, tensor in given_case.trajectory[-1].items()}
+    starts = one.states(given_case)
     assert len(starts) == (1 if one.control in ONCE else 2)
     for start in starts:
         assert start.keys() == before.keys()
         for name, tensor in before.items():
             assert start[name].dtype == tensor.dtype and start[name].shape == tensor.shape
             if kind_of(name, tensor) == "buffer":
-                assert torch.equal(start[name], tensor) and start[name] is not given_case.theta_0[name]
-    assert all(torch.equal(given_case.theta_0[name], tensor) for name, tensor in before.items())
+                assert torch.equal(start[name], tensor) and start[name] is not given_case.trajectory[-1][name]
+    assert all(torch.equal(given_case.trajectory[-1][name], tensor) for name, tensor in before.items())
 
 
 @pytest.mark.parametrize("one", EVERY, ids=lambda c: c.control)
 def test_controls_are_reproducible(one):
-    for first, second in zip(one(case()), one(case()), strict=True):
+    for first, second in zip(one.states(case()), one.states(case()), strict=True):
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_shrunk_is_the_rescaling():
+def test_shrunk_has_the_prediction_s_norms_and_theta_0_s_direction():
     c = case()
-    for start, state in zip(Shrunk()(c), c.predicted, strict=True):
-        expected = rescaled(c.theta_0, state)
-        assert all(torch.equal(start[name], expected[name]) for name in expected)
-        assert {k: pytest.approx(v.norm().item(), rel=1e-5) for k, v in by_kind(start).items()} == {
-            k: v.norm().item() for k, v in by_kind(state).items()
-        }
+    for start, state in zip(Shrunk().states(c), c.predicted, strict=True):
+        own, wanted = by_kind(c.trajectory[-1]), by_kind(state)
+        for kind, weights in by_kind(start).items():
+            assert weights.norm().item() == pytest.approx(wanted[kind].norm().item(), rel=1e-5)
+            torch.testing.assert_close(weights, weights.norm() / own[kind].norm() * own[kind])
 
 
-def test_shrink_and_perturb_mixes_with_fresh_weights():
+def test_shrink_and_perturb_are_two_halves():
     c = case()
-    (start,) = control("shrink_perturb", shrink=0.6, perturb=0.1)(c)
-    (same,) = control("shrink_perturb", shrink=1, perturb=0)(c)
-    (fresh,) = control("shrink_perturb", shrink=0, perturb=1)(c)
-    for name, tensor in c.theta_0.items():
+    theta_0 = c.trajectory[-1]
+    (shrunk,) = control("shrink", shrink=0.6).states(c)
+    (mixed,) = control("shrink_perturb", shrink=0.6, perturb=0.1).states(c)
+    (same,) = control("shrink", shrink=1).states(c)
+    (fresh,) = control("shrink_perturb", shrink=0, perturb=1).states(c)
+    for name, tensor in theta_0.items():
         assert torch.equal(same[name], tensor)
         if kind_of(name, tensor) != "buffer":
-            torch.testing.assert_close(start[name], 0.6 * tensor + 0.1 * c.fresh[name])
+            torch.testing.assert_close(shrunk[name], 0.6 * tensor)
+            torch.testing.assert_close(mixed[name], 0.6 * tensor + 0.1 * c.fresh[name])
             assert torch.equal(fresh[name], c.fresh[name])
+    with pytest.raises(ValueError, match=r"shrink_perturb: perturb: .*greater than 0"):
+        control("shrink_perturb", shrink=0.6, perturb=0)
+    with pytest.raises(ValueError, match="needs the state of a freshly initialised net"):
+        control("shrink_perturb", shrink=0.6, perturb=0.1).states(Case(c.trajectory, c.predictor, c.predicted))
 
 
-def test_shrink_and_perturb_of_a_method_does_the_same_to_its_predictions():
+def test_shrinking_a_method_does_the_same_to_its_predictions():
     c = case()
-    starts = control("shrink_perturb", shrink=0.6, perturb=0.1, of="linear")(c)
-    assert len(starts) == len(c.predicted)
-    for start, state in zip(starts, c.predicted, strict=True):
-        torch.testing.assert_close(start["head.weight"], 0.6 * state["head.weight"] + 0.1 * c.fresh["head.weight"])
+    for name, noise in (("shrink", 0.0), ("shrink_perturb", 0.1)):
+        starts = control(name, **OPTIONS[name], of="linear").states(c)
+        assert len(starts) == len(c.predicted)
+        for start, state in zip(starts, c.predicted, strict=True):
+            expected = 0.6 * state["head.weight"] + noise * c.fresh["head.weight"]
+            torch.testing.assert_close(start["head.weight"], expected)
+
+
+@pytest.mark.parametrize("name", sorted(CONTROLS.keys() - {"trained_on"}))
+def test_a_control_needs_no_more_than_a_trajectory_and_a_predictor(name):
+    c = case()
+    chosen = control(name, **OPTIONS.get(name, {}))
+    for start, same in zip(chosen(c.trajectory, c.predictor, 2, fresh=c.fresh), chosen.states(c), strict=True):
+        assert all(torch.equal(start[key], tensor) for key, tensor in same.items())
+
+
+@pytest.mark.parametrize("pointwise", ["fc", "conv"])
+def test_controls_have_the_predictor_s_kinds(pointwise):
+    """Norms are matched kind by kind, so it matters where a 1×1 kernel counts."""
+
+    class Doubles:
+        def __call__(self, window, kind):
+            return window[:, -1] * (2 if kind == "conv" else 1)
+
+    predictor = Doubles()
+    predictor.pointwise = pointwise
+    theta = {name: torch.ones(shape) for name, shape in {"a.weight": (2, 2, 1, 1), "b.weight": (2, 2)}.items()}
+    (start,) = control("shrunk")([theta, theta], predictor)
+    assert start["a.weight"].unique().tolist() == [2.0 if pointwise == "conv" else 1.0]
+    assert start["b.weight"].unique().tolist() == [1.0]
 
 
 def test_trained_on_needs_weights_that_were():
     c = case()
-    assert control("trained_on")(c)[0] is c.trained_on
+    (start,) = control("trained_on").states(c)
+    assert all(torch.equal(start[name], tensor) for name, tensor in c.trained_on.items())
     with pytest.raises(ValueError, match="trained_on: Θ_0 was not trained on"):
-        control("trained_on")(Case(c.trajectory, c.predictor, c.predicted, c.fresh, 0))
+        control("trained_on").states(Case(c.trajectory, c.predictor, c.predicted, c.fresh, 0))
 
 
 def test_a_repeated_trajectory_has_no_path():
     """Every closed form then predicts Θ_0; a predictor that shrinks whatever it sees goes on doing so."""
     for method in ("linear", "log", "exponential", "task_vector", "expo", "tsv"):
         c = case(method=method)
-        for start in Repeated()(c):
-            assert all(torch.equal(start[name], tensor) for name, tensor in c.theta_0.items())
+        for start in Repeated().states(c):
+            assert all(torch.equal(start[name], tensor) for name, tensor in c.trajectory[-1].items())
     base = case()
     shrinking = Case(base.trajectory, lambda window, kind: 0.8 * window[:, -1], base.predicted, base.fresh, 0)
-    for k, start in enumerate(Repeated()(shrinking), start=1):
-        torch.testing.assert_close(start["head.weight"], 0.8**k * base.theta_0["head.weight"])
+    for k, start in enumerate(Repeated().states(shrinking), start=1):
+        torch.testing.assert_close(start["head.weight"], 0.8**k * base.trajectory[-1]["head.weight"])
 
 
 def test_random_directions_keep_the_norm_alone():
     c = case()
-    starts, wanted = steps(c, RandomDirection()(c)), steps(c, c.predicted)
-    other = steps(c, RandomDirection()(case(seed=1)))
+    starts, wanted = steps(c, RandomDirection().states(c)), steps(c, c.predicted)
+    other = steps(c, RandomDirection().states(case(seed=1)))
     for random, predicted, elsewhere in zip(starts, wanted, other, strict=True):
         for kind, step in random.items():
             assert step.norm().item() == pytest.approx(predicted[kind].norm().item(), rel=1e-4)
@@ -132,11 +172,11 @@ def test_random_directions_keep_the_norm_alone():
 
 def test_flipping_twice_is_the_prediction():
     c = case()
-    flipped = Flipped()(c)
+    flipped = Flipped().states(c)
     for step, predicted in zip(steps(c, flipped), steps(c, c.predicted), strict=True):
         for kind in step:
             torch.testing.assert_close(step[kind], -predicted[kind], rtol=1e-4, atol=1e-6)
-    again = Flipped()(Case(c.trajectory, c.predictor, flipped, c.fresh, 0))
+    again = Flipped().states(Case(c.trajectory, c.predictor, flipped, c.fresh, 0))
     torch.testing.assert_close(again[1]["head.weight"], c.predicted[1]["head.weight"], rtol=1e-4, atol=1e-6)
 
 
@@ -159,10 +199,12 @@ def test_controls_are_chosen_by_name():
     section = Section.model_validate({"controls": ["flipped", chosen]})
     assert section.controls == (Flipped(), control("shrink_perturb", shrink=0.5, perturb=0.1))
     assert all(cls.model_fields["control"].default == name for name, cls in CONTROLS.items())
-    with pytest.raises(ValueError, match=r"^control: got 'shuffled'; allowed: shrunk, shrink_perturb, repeated"):
+    with pytest.raises(
+        ValueError, match=r"^control: got 'shuffled'; allowed: shrunk, shrink, shrink_perturb, repeated"
+    ):
         control("shuffled")
     with pytest.raises(ValueError, match=r"^shrink_perturb: shrink: .*; its options: of, perturb, shrink$"):
-        control("shrink_perturb", shrink=1.5, perturb=0)
+        control("shrink_perturb", shrink=1.5, perturb=1)
 
 
 # --- geometry ---------------------------------------------------------------------------------------------------
@@ -194,10 +236,10 @@ def test_step_geometry_by_kind_and_layer():
 
 def test_a_perfect_prediction_has_cosine_and_ratio_one_in_every_row():
     c = case()
-    table = step_geometry(c.predicted[0], c.predicted[0], c.theta_0)
+    table = step_geometry(c.predicted[0], c.predicted[0], c.trajectory[-1])
     assert set(table.kind) == {"conv", "fc", "bias", "all"} and not table.layer.str.contains("running").any()
     np.testing.assert_allclose(table[["cosine", "norm_ratio"]], 1, rtol=1e-6)
-    flipped = step_geometry(Flipped()(c)[0], c.predicted[0], c.theta_0)
+    flipped = step_geometry(Flipped().states(c)[0], c.predicted[0], c.trajectory[-1])
     np.testing.assert_allclose(flipped.cosine, -1, rtol=1e-4)
 
 

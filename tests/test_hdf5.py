@@ -1,13 +1,18 @@
+from collections import Counter
+from unittest import mock
+
 import h5py
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.io.matlab import matfile_version
 
 from know.meta.layout import LayoutError, RunFile, file_name, hyperparameters, run_files, save_paths, weight_paths
 from know.models.small import build
+from know.weights.kinds import kinds_of
 
 PUBLISHED = "ViT_Small_CIFAR10_Weights_Trial_3_SamplingRate_0.344_Power_6_LR_0.000898_BS_33.mat"
 
@@ -57,6 +62,39 @@ def test_blocks_are_a_partition(tmp_path_factory, kernels, fc, scalars):
         assert len(part) == min(run.sizes[kind], max(1, scalars // 9) * 9 if kind == "conv" else scalars)
 
 
+@pytest.mark.parametrize("block", [1, 7, 18, 100])
+def test_every_scalar_has_the_same_chance(tmp_path, block):
+    """A chi-square test over the places in a file, its ends among them, on windows drawn as meta-training draws them."""
+    visits, count = 3000, 20
+    with h5py.File(tmp_path / "run.mat", "w") as file:
+        file["ConvWeights"] = np.repeat(np.arange(45.0), 6).reshape(3, 3, 5, 6)
+        file["OtherKernels"] = np.repeat(45 + np.arange(12.0), 6).reshape(12, 6)
+        file["FCWeights"] = np.repeat(np.arange(40.0), 6).reshape(40, 6)
+    run, generator = RunFile.open(tmp_path / "run.mat"), torch.Generator().manual_seed(0)
+    for kind, size in run.sizes.items():
+        found = torch.zeros(size)
+        for _ in range(visits):
+            sample = run.sample(kind, block, generator)[:, 0].long()
+            found += sample[torch.randint(len(sample), (count,), generator=generator)].bincount(minlength=size)
+        # draws of one visit share a block: each counts as a visit's, which makes the test the more lenient
+        expected = visits * count / size
+        assert ((found - expected) ** 2 / expected).sum() / count < stats.chi2.ppf(1 - 1e-4, size - 1)
+        assert (found > 0).all()
+
+
+def test_blocks_wrap_around(tmp_path):
+    """Over all beginnings each scalar is in as many blocks as any other: exactly, of fc and of 3×3 kernels."""
+    arrays = published(tmp_path / "run.mat")
+    run = RunFile.open(tmp_path / "run.mat")
+    for kind, array, take in (("fc", "FCWeights", 4), ("conv", "ConvWeights", 18)):
+        seen = Counter()
+        for start in range(run.sizes[kind]):
+            with mock.patch("torch.randint", return_value=torch.tensor(start)):
+                seen.update(run.sample(kind, take, torch.Generator())[:, 0].tolist())
+        assert set(seen) == set(arrays[array].reshape(-1, 7)[:, 0].tolist())
+        assert set(seen.values()) == {take}
+
+
 def trajectory(architecture: str, subsets: int = 7) -> list[dict[str, torch.Tensor]]:
     return [build(architecture, 3, 10, seed).state_dict() for seed in range(subsets)]
 
@@ -81,6 +119,29 @@ def test_our_files_are_of_the_published_layout(tmp_path, architecture):
         np.testing.assert_array_equal(fc[:, t], torch.cat(others).numpy())
         np.testing.assert_array_equal(bias[:, t], torch.cat(biases).numpy())
     assert RunFile.open(tmp_path / "run.mat").spec == {"rate": 0.5}
+
+
+@pytest.mark.parametrize("pointwise", ["fc", "conv"])
+def test_kernels_are_filed_as_they_are_predicted(tmp_path, pointwise):
+    """Each array holds exactly the weights of the kind that ``kinds_of`` names, 5×5 and 1×1 kernels among them."""
+    shapes = {
+        "a.weight": (2, 1, 3, 3),
+        "b.weight": (2, 2, 5, 5),
+        "c.weight": (2, 2, 1, 1),
+        "d.weight": (3, 2),
+        "d.bias": (3,),
+    }
+    states = [{name: torch.randn(shape) for name, shape in shapes.items()} for _ in range(6)]
+    save_paths(weight_paths(states, pointwise), tmp_path / "run.mat", {"pointwise": pointwise})
+    run = RunFile.open(tmp_path / "run.mat")
+    assert run.pointwise == pointwise
+    for kind, size in run.sizes.items():
+        names = [name for name, own in kinds_of(states[0], pointwise=pointwise).items() if own == kind]
+        expected = torch.cat([torch.stack([state[name].flatten() for state in states], 1) for name in names])
+        found = torch.cat(list(run.blocks(kind, 10)))
+        assert len(found) == size and sorted(found.tolist()) == sorted(expected.tolist())
+    with h5py.File(tmp_path / "run.mat") as file:
+        assert len(file["OtherKernels"]) == (100 if pointwise == "fc" else 104)
 
 
 def test_the_same_run_is_the_same_bytes_and_a_mat_file(tmp_path):

@@ -1,5 +1,7 @@
 """The plane of a path's two first principal components."""
 
+import math
+
 import pytest
 import torch
 
@@ -39,6 +41,22 @@ def test_a_path_in_a_plane_is_found_again():
         back = plane.state(*place)
         assert all(torch.allclose(back[n], t, atol=1e-9) for n, t in state.items() if "running" not in n)
         assert all(torch.equal(back[n], states[-1][n]) for n in state if "running" in n)
+
+
+def test_what_lies_off_the_plane_is_a_share_of_the_step():
+    states, axes = path([(-4.0, 0.1), (-3.0, 0.9), (-1.5, 1.0), (0.0, 0.0)])
+    plane, theta_0 = plane_of(states), states[-1]
+    noise = {
+        n: torch.randn(t.shape, generator=torch.Generator().manual_seed(len(n))).double() for n, t in axes[0].items()
+    }
+    for axis in axes:
+        dot = sum((noise[n] * axis[n]).sum() for n in noise)
+        noise = {n: noise[n] - dot * axis[n] for n in noise}
+    norm = sum(t.square().sum() for t in noise.values()).sqrt()
+    for on, off in ((3.0, 4.0), (1.0, 0.0), (0.0, 2.0)):
+        moved = {n: t + on * axes[0][n] + off / norm * noise[n] if n in noise else t for n, t in theta_0.items()}
+        assert plane.off_plane(moved) == pytest.approx(off / (on**2 + off**2) ** 0.5, abs=1e-6)
+    assert math.isnan(plane.off_plane(theta_0))
 
 
 def test_the_grid_holds_the_points_and_calls_the_loss_there():

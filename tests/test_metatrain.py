@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import h5py
@@ -10,7 +10,7 @@ import torch
 from ruamel.yaml import YAML
 
 from know.data.images import load as load_images
-from know.meta.layout import LayoutError, RunFile, run_files, save_paths
+from know.meta.layout import LayoutError, RunFile, run_files, save_paths, weight_paths
 from know.meta.learning import (
     BUFFER,
     collect,
@@ -25,9 +25,14 @@ from know.meta.learning import (
     windows,
 )
 from know.meta.options import KnownTraining
+from know.models.small import build
 from know.params import load
-from know.prediction.known import load_hypermodel
-from know.prediction.predictors import linear, no_change
+from know.prediction.files import predict_files
+from know.prediction.known import load_hypermodel, save_hypermodel
+from know.prediction.predictors import linear, no_change, predictor
+from know.prediction.retrodict import retrodict
+from know.seeds import derive
+from know.weights.files import load_state, save_state
 from know.weights.kinds import KINDS
 
 DECAY = torch.exp(-torch.arange(7) / 2)
@@ -143,6 +148,63 @@ def test_in_the_paths_frame_the_law_holds_at_any_size(exponential, tmp_path):
     assert found["path"]["model"] < 0.1 * found["path"]["same"] < found["none"]["model"]
 
 
+@pytest.mark.parametrize("pointwise", ["fc", "conv"])
+def test_a_pointwise_kernel_is_learned_by_and_predicted_with_the_same_known(tmp_path, pointwise):
+    """1×1 kernels all double, 3×3 ones and matrices stand still: which KNOWN sees doubling is the one that predicts it."""
+    generator = torch.Generator().manual_seed(0)
+    begun = {"c.weight": (9, 2, 3, 3), "p.weight": (30, 10, 1, 1), "f.weight": (9, 20), "f.bias": (9,)}
+    begun = {name: torch.randn(shape, generator=generator) * 0.01 for name, shape in begun.items()}
+    states = [{n: t * (1.5**k if n == "p.weight" else 1) for n, t in begun.items()} for k in range(7)]
+    save_paths(weight_paths(states, pointwise), tmp_path / "run.mat", {"pointwise": pointwise})
+    run = RunFile.open(tmp_path / "run.mat")
+    assert run.sizes["fc"] == (480 if pointwise == "fc" else 180)
+    options, compute = KnownTraining(steps=2, batch_size=64, lr=0.001), load().compute.model_copy(update={"jobs": 1})
+    model = train_hypermodels([run], [run], 5, options, 0, compute)[0]["none"]
+    save_hypermodel(model, tmp_path / "model")
+    for parameter in [*model.conv.parameters(), *model.fc.parameters(), *model.bias.parameters()]:
+        torch.nn.init.zeros_(parameter)
+    torch.nn.init.constant_(model.of(pointwise).out.bias, 0.5)  # that KNOWN adds tanh(0.5), the others nothing
+    states = states[:5]
+    predictors = {"module": model}
+    assert load_hypermodel(tmp_path / "model").pointwise == pointwise
+    save_hypermodel(model, tmp_path / "marked")
+    predictors["by name"] = predictor("known", hypermodel=str(tmp_path / "marked"))
+    for found in predictors.values():
+        moved = {name for name, t in retrodict(states, found)[0].items() if not torch.equal(t, states[-1][name])}
+        assert moved == {"p.weight", "f.weight" if pointwise == "fc" else "c.weight"}
+    files = [tmp_path / f"{k}.safetensors" for k in range(5)]
+    for file, state in zip(files, states, strict=True):
+        save_state(state, file)
+    predict_files(files, tmp_path / "out.safetensors", model)
+    predicted = load_state(tmp_path / "out.safetensors")
+    assert {n for n, t in predicted.items() if not torch.equal(t, states[-1][n])} == moved
+
+
+def test_runs_that_file_pointwise_kernels_differently_are_not_mixed(tmp_path):
+    paths = {array: torch.zeros(9, 7) for array in ("ConvWeights", "FCWeights", "Bias")}
+    for pointwise in ("fc", "conv"):
+        save_paths(paths, tmp_path / f"{pointwise}.mat", {"pointwise": pointwise})
+    runs = run_files(tmp_path)
+    with pytest.raises(LayoutError, match=r"fc\.mat: 1×1 kernels are fc, but conv in conv\.mat"):
+        train_hypermodels(runs, runs, 5, load().meta_train.known, 0, load().compute)
+
+
+def test_the_meta_dataset_forgets_in_the_mode_asked_for(micro):
+    """Sequential, every further subset takes the weights further from Θ_0; restarted, each run begins where Θ_0's did."""
+    images = load_images("mnist-embedded", "train")
+    paths = {}
+    for mode in ("sequential", "restart"):
+        spec = draw_runs(micro.meta_train, mode)[0]
+        assert spec.mode == mode
+        paths[mode] = run_paths(replace(spec, lr=1e-5, source_epochs=30), images)["FCWeights"]
+    assert torch.equal(paths["sequential"][:, -1], paths["restart"][:, -1])  # Θ_0 does not depend on it
+    begun = build(spec.architecture, 1, 10, derive("weights", spec.seed)).state_dict()
+    begun = weight_paths([{name: tensor for name, tensor in begun.items()}])["FCWeights"][:, 0]
+    for mode, path in paths.items():
+        from_beginning, from_theta_0 = (path[:, 0] - begun).norm(), (path[:, 0] - path[:, -1]).norm()
+        assert (from_beginning < from_theta_0) == (mode == "restart")
+
+
 def test_training_known_is_reproducible(exponential):
     options = KnownTraining(steps=10, batch_size=64, lr=0.001)
     args = (exponential[:2], exponential[2:3], "conv", 5, options)
@@ -184,6 +246,7 @@ import torch
 from know.meta.layout import run_files
 from know.meta.learning import errors, train_known
 from know.meta.options import KnownTraining
+from know.models.small import build
 from know.prediction.predictors import linear
 runs = run_files(Path(sys.argv[1]))
 train_known(runs, runs, "conv", 5, KnownTraining(steps=5, batch_size=2048, lr=1e-3), 0)

@@ -5,12 +5,16 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from conftest import write_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from know.params import ParamError, load, sections
+from know.params import given as given_sections
+from know.prediction.controls import control
 from know.prediction.known import HyperModel, Scale, load_hypermodel, save_hypermodel
 from know.prediction.predictors import PREDICTORS, TSV, AnyPredictor, Known, predictor
 from know.prediction.retrodict import retrodict
@@ -288,6 +292,80 @@ def test_names_and_options_are_chosen_in_one_field():
     section = Section.model_validate({"methods": ["linear", {"method": "tsv", "rank_share": 0.2}, "known"]})
     assert section.methods == (predictor("linear"), TSV(rank_share=0.2), Known())
     assert section == Section.model_validate(section.model_dump())
+
+
+OWN = """
+from torch import Tensor
+from know.prediction.controls import Control
+from know.prediction.predictors import PathPredictor
+
+class Halfway(PathPredictor):
+    back: float = 0.5
+
+    def __call__(self, window: Tensor, kind: str) -> Tensor:
+        return window[..., -1] + self.back * (window[..., -2] - window[..., -1])
+
+class Negated(Control):
+    def starts(self, case):
+        return [-case.theta_0]
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "halves.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield "halves:Halfway"
+    sys.modules.pop("halves", None)
+
+
+def test_one_s_own_class_is_a_name(own):
+    chosen = predictor(own, back=0.25)
+    assert chosen(torch.tensor([[9.0, 1, 5]]), "fc").tolist() == [4] and chosen.start == "halfway"
+    section = Section.model_validate({"methods": ["linear", own, {"method": own, "back": 0.25, "name": "quarter"}]})
+    assert section.methods == (predictor("linear"), predictor(own), predictor(own, back=0.25, name="quarter"))
+    dumped = section.model_dump(mode="json")
+    assert dumped["methods"][2] == {"name": "quarter", "method": own, "back": 0.25}
+    assert Section.model_validate(dumped) == section and "halves" not in PREDICTORS
+    theta = {"w": torch.ones(2)}
+    assert control("halves:Negated")([theta, theta], chosen)[0]["w"].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("halves:Half", {}, "method halves:Half: halves has no Half"),
+        ("halves:number", {}, r"method halves:number: not a subclass of know\.prediction\.predictors\.PathPredictor"),
+        ("halves:Negated", {}, "method halves:Negated: not a subclass of"),
+        ("thirds:Third", {}, "method thirds:Third: thirds cannot be imported: ModuleNotFoundError"),
+        ("halves:Halfway", {"forth": 1}, "halves:Halfway: forth: .*its options: back"),
+    ],
+)
+def test_what_is_wrong_with_one_s_own_is_said_in_a_line(own, name, options, message):
+    for attempt in (
+        lambda: predictor(name, **options),
+        lambda: Section.model_validate({"methods": [{"method": name, **options}]}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attempt()
+
+
+def test_one_s_own_is_a_method_of_the_experiment(own, tmp_path):
+    write_params(
+        tmp_path / "params.yaml",
+        {"predict": {"methods": ["known", {"method": own, "back": [0.1, 0.2]}], "controls": []}},
+    )
+    params = load(tmp_path / "params.yaml")
+    assert [one.back for one in params.predict.starts["halfway"]] == [0.1, 0.2]
+    assert given_sections(sections(params, ["predict"])).predict == params.predict
+    write_params(
+        tmp_path / "params.yaml", {"predict": {"methods": ["known", {"method": own, "forth": 1}], "controls": []}}
+    )
+    with pytest.raises(ParamError, match=r"^params.yaml: predict.methods.1.*halves:Halfway: forth.*options: back$"):
+        load(tmp_path / "params.yaml")
 
 
 def test_every_predictor_knows_its_name():

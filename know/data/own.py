@@ -1,0 +1,91 @@
+"""A user's own images: a folder of them, or any data set of (input tensor, class index), as the training loop reads them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from know.data.images import equal_batches
+from know.options import reason
+from know.run.progress import track
+
+Samples = Dataset[tuple[Tensor, int]]
+Normalisation = Literal["imagenet", "half", "none"]
+NORMALISATIONS: dict[Normalisation, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # torchvision's and timm's pretrained models
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # to [-1, 1]
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # [0, 1]
+}
+
+
+def _read_image(path: str) -> Image.Image:
+    try:
+        with Path(path).open("rb") as file:
+            return Image.open(file).convert("RGB")
+    except (OSError, SyntaxError) as error:  # Pillow raises either for a damaged file
+        raise ValueError(f"{path}: not a readable image ({error}); repair or remove it") from None
+
+
+def image_folder(folder: Path, size: int, normalisation: Normalisation) -> Samples:
+    """RGB images under ``FOLDER/class/``: the shorter side resized to ``size``, the middle square, normalised.
+
+    Raises:
+        ValueError: there is no class folder, or one without images.
+    """
+    steps = [transforms.Resize(size), transforms.CenterCrop(size), transforms.ToTensor()]
+    pipeline = transforms.Compose([*steps, transforms.Normalize(*NORMALISATIONS[normalisation])])
+    try:
+        return ImageFolder(folder, pipeline, loader=_read_image)
+    except OSError as error:
+        raise ValueError(f"--images {folder}: {error}; expected FOLDER/CLASS/image.jpg") from None
+
+
+def labels_of(dataset: Samples, source: str) -> Tensor:
+    """The class index of each sample, int64 (N,): an image folder knows them, any other data set is read once.
+
+    Raises:
+        ValueError: the data set, which ``source`` names, is empty, fails, or yields something else.
+    """
+    if isinstance(dataset, ImageFolder):
+        return torch.tensor(dataset.targets)
+    labels = []
+    try:
+        for index in track(range(len(dataset)), desc="labels"):  # type: ignore[arg-type]  # an error if it has no length
+            inputs, label = dataset[index]
+            if not isinstance(inputs, Tensor) or operator.index(label) < 0:
+                raise TypeError(f"sample {index} is ({type(inputs).__name__}, {label!r})")
+            labels.append(operator.index(label))
+    except Exception as error:
+        raise ValueError(f"{source}: each sample must be (input tensor, class index): {reason(error)}") from error
+    if not labels:
+        raise ValueError(f"{source}: no samples")
+    return torch.tensor(labels)
+
+
+@dataclass(frozen=True)
+class DatasetPart:
+    """Some samples of a data set, as ``know.data.images.Samples`` for the training loop. ``index``: int64 (n,)."""
+
+    dataset: Samples
+    index: Tensor
+    device: torch.device
+    workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        groups = [self.index[part].tolist() for part in equal_batches(len(self), batch_size, generator)]
+        loader = DataLoader(self.dataset, batch_sampler=groups, num_workers=self.workers, generator=generator)
+        for inputs, labels in loader:
+            yield inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
