@@ -9,13 +9,12 @@ quantile, too narrow for few seeds; the nested bootstrap resamples the few seeds
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
-from scipy.special import gammaln
+from scipy.special import gammaln, ndtri, stdtr, stdtrit  # scipy.stats' wrappers of them are slow
 
 EQUAL = 1e-12
 """Shares that differ by less are equal but for rounding."""
@@ -23,15 +22,37 @@ EQUAL = 1e-12
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, half its interval's width, and how many independent units it rests on."""
+    """A mean, half its interval's width, how many independent units it rests on, and the interval's confidence."""
 
     mean: float
     half_width: float
     units: int
+    confidence: float = 0.95
+
+    @property
+    def low(self) -> float:
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        return self.mean + self.half_width
 
     @property
     def excludes_zero(self) -> bool:
         return abs(self.mean) > self.half_width
+
+    @property
+    def error(self) -> float:
+        """The mean's standard error; infinite for a single unit."""
+        if self.units < 2:
+            return float("inf")
+        return self.half_width / float(stdtrit(self.units - 1, 0.5 + self.confidence / 2))
+
+    def p_above(self, value: float) -> float:
+        """One-sided p value of the t test that the true mean is above ``value``; of equal units 0 or 1."""
+        if self.half_width < EQUAL:
+            return float(self.mean - value < EQUAL)
+        return float(stdtr(self.units - 1, (value - self.mean) / self.error)) if self.units > 1 else 1.0
 
 
 @dataclass(frozen=True)
@@ -54,9 +75,9 @@ def mean_interval(values: "np.ndarray | pd.Series[float]", confidence: float = 0
     array = np.asarray(values, dtype=float)
     n = len(array)
     if n < 2:
-        return Estimate(float(array.mean()), float("inf"), n)
-    half = stats.t.ppf(0.5 + confidence / 2, n - 1) * array.std(ddof=1) / np.sqrt(n)
-    return Estimate(float(array.mean()), float(half), n)
+        return Estimate(float(array.mean()) if n else float("nan"), float("inf"), n, confidence)
+    half = stdtrit(n - 1, 0.5 + confidence / 2) * array.std(ddof=1) / np.sqrt(n)
+    return Estimate(float(array.mean()), float(half), n, confidence)
 
 
 def nested_bootstrap(values: ArrayLike, confidence: float = 0.95, resamples: int = 5000, seed: int = 0) -> Interval:
@@ -105,9 +126,9 @@ def mixed_model(values: ArrayLike, confidence: float = 0.95) -> Interval:
             centre, error = float(fit.fe_params[0]), float(fit.bse_fe[0])
         except (np.linalg.LinAlgError, ValueError):
             centre, error = 0.0, float("nan")
-    if not np.isfinite(error):
+    if not EQUAL < error < np.inf:  # values differ, so an error of 0 is a fit that failed
         return Interval(mean, float("-inf"), float("inf"), sources)
-    half = float(stats.norm.ppf(0.5 + confidence / 2)) * error
+    half = float(ndtri(0.5 + confidence / 2)) * error
     return Interval(mean + spread * centre, mean + spread * (centre - half), mean + spread * (centre + half), sources)
 
 
@@ -121,7 +142,7 @@ def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, confidence: f
     if n < 2:
         return Interval(ratio, float("-inf"), float("inf"), n)
     # All ρ with |mean(top - ρ·bottom)| ≤ t·sem(top - ρ·bottom): a ρ² - 2 b ρ + c ≤ 0.
-    covariance = stats.t.ppf(0.5 + confidence / 2, n - 1) ** 2 * np.cov(top, bottom) / n
+    covariance = stdtrit(n - 1, 0.5 + confidence / 2) ** 2 * np.cov(top, bottom) / n
     a, b, c = (
         bottom.mean() ** 2 - covariance[1, 1],
         top.mean() * bottom.mean() - covariance[0, 1],
@@ -143,33 +164,45 @@ def recovery(predicted: ArrayLike, naive: ArrayLike, real: ArrayLike, confidence
     return ratio_interval(np.asarray(predicted) - base, np.asarray(real) - base, confidence)
 
 
-def paired_p(differences: "np.ndarray | pd.Series[float]") -> float:
-    """Two-sided p value of the paired t test that the mean difference is 0 (1 if there is but one; of equal ones 1 if they
+def negated(estimate: Estimate) -> Estimate:
+    """The difference the other way round."""
+    return replace(estimate, mean=-estimate.mean)
+
+
+def unpaired(one: Estimate, other: Estimate) -> Estimate:
+    """The difference of two means of separate experiments, their errors added as if independent; the fewer units count."""
+    half = float(np.hypot(one.half_width, other.half_width))
+    return Estimate(one.mean - other.mean, half, min(one.units, other.units), one.confidence)
+
+
+def p_different(estimate: Estimate) -> float:
+    """Two-sided p value of the t test that the mean of paired differences is 0 (1 for a single one; of equal ones 1 if they
     are 0, else 0)."""
-    array = np.asarray(differences, dtype=float)
-    if len(array) < 2 or np.ptp(array) < EQUAL:
-        return float(len(array) < 2 or abs(array.mean()) < EQUAL)
-    return float(stats.ttest_1samp(array, 0.0).pvalue)
+    return min(1.0, 2 * min(estimate.p_above(0), negated(estimate).p_above(0)))
+
+
+def p_equivalent(estimate: Estimate, margin: float) -> float:
+    """p value of two one-sided t tests that the mean of paired differences lies within ± ``margin`` (Schuirmann, 1987)."""
+    return max(estimate.p_above(-margin), negated(estimate).p_above(-margin))
 
 
 def holm(p_values: "pd.Series[float]") -> "pd.Series[float]":
-    """Holm's adjusted p values of one family of comparisons, in the same order; those that are NaN are not in it."""
-    from statsmodels.stats.multitest import multipletests  # half a second, and few need it
+    """Holm's adjusted p values of one family of comparisons, in the same order; those that are NaN are not in it.
 
-    adjusted, tested = p_values.astype(float), p_values.notna()
-    if tested.any():
-        adjusted[tested] = multipletests(p_values[tested], method="holm")[1]
-    return adjusted
+    The smallest of n counts n times, the next n - 1 times, …, but none less than one before it.
+    """
+    rising = p_values.dropna().sort_values()
+    adjusted = (rising * np.arange(len(rising), 0, -1)).cummax().clip(upper=1)
+    return adjusted.reindex(p_values.index)
 
 
-def effect_size(differences: ArrayLike) -> float:
-    """Hedges' g of paired differences (n,): Cohen's d_z = mean/sd, times J(n - 1), which takes off its bias.
+def effect_size(estimate: Estimate) -> float:
+    """Hedges' g of paired differences: Cohen's d_z = mean/sd, times J(n - 1), which takes off its bias.
 
     J(m) = Γ(m/2) / (√(m/2) Γ((m-1)/2)) (Hedges, 1981). NaN for fewer than 3 differences, or equal ones.
     """
-    array = np.asarray(differences, dtype=float)
-    m = len(array) - 1
-    if m < 2 or np.ptp(array) < EQUAL:
+    m = estimate.units - 1
+    if m < 2 or estimate.half_width < EQUAL:
         return float("nan")
     correction = np.exp(gammaln(m / 2) - gammaln((m - 1) / 2)) / np.sqrt(m / 2)
-    return float(correction * array.mean() / array.std(ddof=1))
+    return float(correction * estimate.mean / (estimate.error * np.sqrt(estimate.units)))

@@ -24,8 +24,9 @@ from know.data.own import DatasetPart, Normalisation, Samples, image_folder, lab
 from know.data.subsets import nested_subsets, stratified_order
 from know.options import Count, LearningRate, Rate, Section, imported, reason
 from know.paths import atomic
+from know.tasks.classification import outcomes
 from know.training.forgetting import forget_further, state_of
-from know.training.loop import Recipe, outcomes
+from know.training.loop import Recipe
 from know.training.options import Mode
 from know.weights.files import load_state, save_state
 from know.weights.kinds import kinds_of
