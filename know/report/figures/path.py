@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -33,7 +35,7 @@ from know.report.figures.style import (
     look_of,
     math,
     ordered,
-    signed,
+    with_interval,
     zero_line,
 )
 from know.report.registry import figure
@@ -57,13 +59,13 @@ def schematic(results: Results) -> Figure:
     axes.text(0.95, 0.33, rf"$D_0\supset D_1\supset\cdots\supset D_{{{length - 1}}}$", ha="center", va="top")
     i = np.arange(length + 1)
     x, y = 2.1 + 3.5 * i / length, 0.55 + 1.05 * (1 - np.exp(-2.2 * i / length)) / (1 - np.exp(-2.2))
-    look = {"mutation_scale": 9, "shrinkA": 6, "shrinkB": 6, "arrowstyle": "-|>"}
+    arrow = partial(FancyArrowPatch, arrowstyle="-|>", mutation_scale=9, shrinkA=6, shrinkB=6)
     for j in range(length - 1):
         tail, tip = (x[j + 1], y[j + 1]), (x[j], y[j])
-        axes.add_patch(FancyArrowPatch(tail, tip, connectionstyle="arc3,rad=0.25", lw=1.2, color=BLUE, **look))
+        axes.add_patch(arrow(tail, tip, connectionstyle="arc3,rad=0.25", lw=1.2, color=BLUE))
         middle = (x[j] + x[j + 1]) / 2 + 0.08, (y[j] + y[j + 1]) / 2
         axes.text(*middle, rf"$D_{{{length - 1 - j}}}$", color=BLUE, ha="center", va="top", fontsize=8)
-    axes.add_patch(FancyArrowPatch((x[-2], y[-2]), (x[-1], y[-1]), lw=1.8, color=RED, **look))
+    axes.add_patch(arrow((x[-2], y[-2]), (x[-1], y[-1]), lw=1.8, color=RED))
     axes.scatter(x[:-1], y[:-1], s=42, color=BLUE, zorder=3)
     axes.scatter(x[-1:], y[-1:], s=130, color=RED, marker="*", zorder=3)
     for j in range(length):
@@ -157,52 +159,52 @@ def forgetting(results: Results) -> Figure:
 
 def _source_accuracy(axes: Axes, results: Results) -> None:
     parts = {"kept": "kept part $D_k$", "dropped": r"dropped part $D_0\backslash D_k$", "test": "test images"}
-    table = results["forgetting"]
-    table = table.assign(accuracy=POINT * table.accuracy, images=table.images.map(parts)).dropna(subset="images")
-    look = {"hue": "images", "style": "images", "hue_order": parts.values(), "style_order": parts.values()}
-    look |= {"palette": [GREEN, ORANGE, BLUE], "markers": ["s", "^", "o"], "dashes": [DASHES[":"], DASHES["--"], ""]}
-    _along(axes, table[table.images != parts["test"]][lambda rows: rows.k >= 0], "accuracy", results, **look)
-    _along(axes, table[table.images == parts["test"]], "accuracy", results, **look)
-    axes.set_ylabel("source accuracy (%)")
-    axes.set_ylim(top=min(axes.get_ylim()[1], 100.5))
-    handles, texts = axes.get_legend_handles_labels()
-    look = {"columnspacing": 1, "handletextpad": 0.4, "handlelength": 1.8, "borderpad": 0}
-    axes.legend(
-        handles[: len(parts)], texts[: len(parts)], loc="lower center", bbox_to_anchor=(0.45, 1.01), ncols=3, **look
+    table, order = results["forgetting"], list(parts.values())
+    table = table.assign(accuracy=POINT * table.accuracy, images=table.images.map(parts), at=-table.k)
+    sns.lineplot(
+        table[table.k >= 0], x="at", y="accuracy", errorbar=interval(results.params.report.confidence), err_style="bars",
+        hue="images", style="images", hue_order=order, style_order=order, palette=[GREEN, ORANGE, BLUE],
+        markers=["s", "^", "o"], dashes=[DASHES[":"], DASHES["--"], DASHES["-"]], ax=axes,
+    )  # fmt: skip
+    _beside(axes, table[table.images == parts["test"]], "accuracy", BLUE, results)
+    axes.set(ylabel="source accuracy (%)", ylim=(None, min(axes.get_ylim()[1], 100.5)))
+    sns.move_legend(
+        axes, "lower center", bbox_to_anchor=(0.45, 1), ncols=3, title=None, columnspacing=1, handletextpad=0.4
     )
 
 
 def _downstream_cost(axes: Axes, results: Results) -> None:
-    table = results["forgotten"]
+    table, confidence = results["forgotten"], results.params.report.confidence
     cost = gains(table, table.k == 0, ["k"])
     if results.has("transfer"):
         starts = results["transfer"]
         real = gains(starts, starts.method == "naive", ["method"]).query("method == 'more_data'")
         cost = pd.concat([cost, real.assign(k=-1)])
-    _along(axes, cost, "gain", results, color=BLACK, marker="o")
+    cost = cost.assign(at=-cost.k)
+    sns.lineplot(
+        cost[cost.k >= 0], x="at", y="gain", errorbar=interval(confidence), err_style="bars", color=BLACK, marker="o", ax=axes
+    )  # fmt: skip
+    _beside(axes, cost, "gain", BLACK, results)
     zero_line(axes, vertical=False)
-    one = mean_interval(cost.gain[cost.k == 1], results.params.report.confidence)
-    found = f"{signed(one.mean)} ± {one.half_width:.1f}" if np.isfinite(one.half_width) else signed(one.mean)
+    one = mean_interval(cost.gain[cost.k == 1], confidence)
     clear = "" if one.mean < 0 and one.excludes_zero else "\nnothing clearly lost: little can be won back"
-    axes.set_title(rf"$\Theta_1$ instead of $\Theta_0$: {found} points" + clear, fontsize=8)
+    axes.set_title(rf"$\Theta_1$ instead of $\Theta_0$: {with_interval(one)} points" + clear, fontsize=8)
     axes.set_ylabel(r"downstream, to $\Theta_0$ (points)")
 
 
-def _along(axes: Axes, table: pd.DataFrame, value: str, results: Results, **look: object) -> None:
-    """Means of ``value`` at each Θ_k with their intervals, the real Θ_{-1}, which is not on the path, as a star."""
-    table, error = table.assign(at=-table.k), interval(results.params.report.confidence)
-    sns.lineplot(table[table.k >= 0], x="at", y=value, errorbar=error, err_style="bars", ax=axes, **look)
-    if (real := table[table.k == -1])[value].any():
-        colour = axes.lines[-1].get_color()
+def _beside(axes: Axes, table: pd.DataFrame, value: str, colour: str, results: Results) -> None:
+    """The real Θ_{-1}, which is not on the path, as a star; and what stands where."""
+    if (real := table[table.k == -1]).size:
         sns.pointplot(
-            real, x="at", y=value, errorbar=error, native_scale=True, color=colour, marker="*", ms=8,
-            mew=0, err_kws={"linewidth": 1}, ax=axes,
+            real, x="at", y=value, errorbar=interval(results.params.report.confidence), native_scale=True, color=colour,
+            marker="*", ms=9, mew=0, err_kws={"linewidth": 1}, ax=axes,
         )  # fmt: skip
-    ticks = sorted(-table.k.unique())
+    ks = sorted(table.k.unique(), reverse=True)
+    shares = [f"{POINT * results.params.rate ** float(k):.3g} %" for k in ks]
     axes.set_xticks(
-        ticks, [rf"$\Theta_{{{-at}}}$" + f"\n{POINT * results.params.rate ** float(-at):.3g} %" for at in ticks]
+        [-k for k in ks], [rf"$\Theta_{{{k}}}$" + f"\n{share}" for k, share in zip(ks, shares, strict=True)]
     )
-    axes.set(xlabel="weights, and share of $D_0$ that they saw last", xlim=(ticks[0] - 0.4, ticks[-1] + 0.4))
+    axes.set(xlabel="weights, and share of $D_0$ that they saw last", xlim=(-ks[0] - 0.4, -ks[-1] + 0.4))
 
 
 SERIES = ("known", "linear", "shrink", "more_data")
@@ -243,7 +245,7 @@ def landscape(results: Results) -> Figure:
     bar = figure.colorbar(filled, ax=axes, pad=0.01, aspect=26)
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.set_ticks(filled.levels[::4])
+    bar.set_ticks(list(filled.levels)[::4])
     bar.set_label("source validation loss")
     figure.legend(loc="outside right center", labelspacing=0.9, handlelength=2.2)
     return figure

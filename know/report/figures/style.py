@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from know.analysis.starts import Start, label
-from know.analysis.statistics import mean_interval
+from know.analysis.statistics import Estimate, mean_interval
 from know.paths import atomic
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -97,6 +97,12 @@ def signed(value: float, digits: int = 1) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
 
 
+def with_interval(estimate: Estimate) -> str:
+    """ "+0.3 ± 0.2"; a single source seed has no interval."""
+    half = f" ± {estimate.half_width:.1f}" if np.isfinite(estimate.half_width) else ""
+    return signed(estimate.mean) + half
+
+
 def interval(confidence: float) -> Callable[[ArrayLike], tuple[float, float]]:
     """The ends of Student's interval of a mean, as seaborn's ``errorbar`` takes it."""
 
@@ -132,7 +138,9 @@ def zero_line(axes: Axes, vertical: bool = True) -> None:
 def paper_band(axes: Axes, error: float, margin: float, vertical: bool = True) -> tuple[float, float]:
     """Shade the gains that the paper reports: ``margin`` to twice that share of naïve transfer's ``error`` (points)."""
     ends = margin * error, 2 * margin * error
-    (axes.axvspan if vertical else axes.axhspan)(*ends, color=GREEN, alpha=0.13, lw=0, zorder=0, label="paper's effect")
+    (axes.axvspan if vertical else axes.axhspan)(
+        *ends, color=GREEN, alpha=0.13, lw=0, zorder=0, label="paper's effect, half to all"
+    )
     return ends
 
 
@@ -156,7 +164,7 @@ def forest(axes: Axes, table: pd.DataFrame, confidence: float, limits: tuple[flo
         look = look_of(str(method))
         sns.pointplot(
             rows, x="value", y="y", orient="y", native_scale=True, linestyles="none", errorbar=interval(confidence),
-            color=look.colour, marker=look.marker, err_kws={"linewidth": 1.4 if chosen else 0.8}, ax=axes,
+            color=look.colour, marker=look.marker, err_kws={"linewidth": 1.4 if chosen else 0.8}, legend=False, ax=axes,
             **({"ms": look.size, "mew": 0, "zorder": 4} if chosen else {"ms": 3.6, "mfc": "white", "mew": 0.8, "zorder": 3}),
         )  # fmt: skip
     if limits:

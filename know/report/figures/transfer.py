@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,14 +12,12 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
-from know.analysis.starts import NAMES, label, virtual
+from know.analysis.starts import Start, label, virtual
 from know.analysis.statistics import mean_interval
 from know.report.figures.style import (
     COLUMN,
     DASHES,
-    GREEN,
     GREY,
     HALO,
     MARKERS,
@@ -32,8 +31,8 @@ from know.report.figures.style import (
     math,
     ordered,
     paper_band,
-    signed,
     window,
+    with_interval,
     zero_line,
 )
 from know.report.registry import figure
@@ -63,32 +62,21 @@ def main_gains(results: Results) -> Figure:
     band = paper_band(axes, error, report.margin)
     core = table[table.method.isin(["known", "more_data"])]
     names = forest(axes, table, report.confidence, window(core, report.confidence, band))
-    for row, name in enumerate(names):
-        own = table[(table.method == name) & table.chosen]
-        for step, values in own.groupby("steps").value:
-            found = mean_interval(values, report.confidence)
-            half = f" ± {found.half_width:.1f}" if np.isfinite(found.half_width) else ""
-            data = "" if NAMES.get(name, NAMES["known"]).once else f"{virtual(int(step), rate)}:  "
-            axes.text(
-                1.19, row, f"{data}{signed(found.mean)}{half}", transform=axes.get_yaxis_transform(), ha="right", va="center",
-            )  # fmt: skip
-    axes.text(1.19, -0.75, "chosen", transform=axes.get_yaxis_transform(), ha="right", va="bottom")
+    beside = partial(axes.text, transform=axes.get_yaxis_transform(), ha="right")
+    beside(1.19, -0.75, "chosen", va="bottom")
+    for (name, step), values in table[table.chosen].groupby(["method", "steps"]).value:
+        data = Start(name, step).data(rate)
+        text = with_interval(mean_interval(values, report.confidence))
+        beside(1.19, names.index(name), f"{data}:  {text}" if data else text, va="center")
     axes.set_xlabel("gain over naïve transfer (points of downstream accuracy)")
     steps = ", ".join(virtual(int(step), rate) for step in sorted(table.steps[table.method == "known"].unique()))
-    figure.legend(handles=[*_chosen_keys(steps), _band_key()], loc="outside upper center", ncols=3, columnspacing=1.6)
-    return figure
-
-
-def _chosen_keys(steps: str) -> list[Line2D]:
-    look = {"color": GREY, "ls": "", "marker": "o", "mec": GREY}
-    return [
-        Line2D([], [], ms=4.6, label="chosen on validation images", **look),
-        Line2D([], [], ms=3.6, mfc="white", label=f"other steps; top down: {steps}", **look),
+    key = partial(Line2D, [], [], color=GREY, ls="", marker="o")
+    keys = [
+        key(ms=5, label="chosen on validation images"),
+        key(ms=3.6, mfc="white", label=f"other steps; top down: {steps}"),
     ]
-
-
-def _band_key() -> Patch:
-    return Patch(color=GREEN, alpha=0.13, lw=0, label="the paper's effect: half to all of it")
+    figure.legend(handles=[*keys, *axes.get_legend_handles_labels()[0]], loc="outside upper center", ncols=3)
+    return figure
 
 
 @figure(
@@ -120,9 +108,9 @@ def headroom(results: Results) -> Figure:
         )  # fmt: skip
     scratch = units[units.images == 0].groupby("source_seed").gain.mean()
     if len(scratch):
-        found = mean_interval(scratch, report.confidence)
+        text = f"from scratch: {with_interval(mean_interval(scratch, report.confidence))}"
         axes.text(
-            0.98, 0.03, f"from scratch: {signed(found.mean)} ± {found.half_width:.1f}", transform=axes.transAxes, fontsize=8,
+            0.98, 0.03, text, transform=axes.transAxes, fontsize=8,
             ha="right", va="bottom", path_effects=HALO,
         )  # fmt: skip
     axes.set_xscale("log")
@@ -221,7 +209,7 @@ def ablations(results: Results) -> Figure:
             known, col="ablation", col_order=names, col_wrap=columns, sharex=False, height=1.75, aspect=PAGE / 3 / 1.75,
             hue="steps", hue_kws={"marker": MARKERS[: len(steps)]}, palette=PALETTE[: len(steps)],
         )  # fmt: skip
-        grid.map_dataframe(_with_interval)
+        grid.map_dataframe(_points)
     for name, axes in grid.axes_dict.items():
         values = known.value[known.ablation == name].unique()
         axes.set_xticks(range(len(values)), values, fontsize=7 if "\n" in values[0] else 8)
@@ -236,6 +224,8 @@ def ablations(results: Results) -> Figure:
     return grid.figure
 
 
-def _with_interval(data: pd.DataFrame, **look: object) -> None:
+def _points(data: pd.DataFrame, color: str, marker: str, label: str) -> None:
     half = POINT * data.half_width.where(np.isfinite(data.half_width), 0.0)
-    plt.gca().errorbar(data.place, POINT * data.gain, half, ls="", elinewidth=0.9, ms=4, **look)
+    plt.errorbar(
+        data.place, POINT * data.gain, half, ls="", elinewidth=0.9, ms=4, color=color, marker=marker, label=label
+    )
