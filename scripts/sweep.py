@@ -276,20 +276,15 @@ def run(repository: Repository, cells: Sequence[Cell], queue: bool, poll: float 
     return {cell.name: (found and found.log) or "none" for cell, found in failures}
 
 
-def _number(found: Any) -> tuple[float, float]:
-    """Mean and half width of a metric: a number, or a mapping of both; NaN where there is none."""
-    values = (found.get("mean"), found.get("half_width")) if isinstance(found, Mapping) else (found, None)
-    mean, half_width = (float("nan") if value is None else float(value) for value in values)
-    return mean, half_width
+NAIVE = "naive_0"
+"""Naïve transfer, as the metrics call it."""
 
 
 def rows(cell: Cell, experiment: Experiment) -> Iterator[dict[str, object]]:
-    """A row for each start and number of labels, and for the pooled ones, in the metrics' order.
-
-    Gain and accuracy are shares. An accuracy that is not pooled yet is the mean over the numbers of labels.
-    """
+    """A row for each start, pooled over the numbers of labels, in the metrics' order. Gain and accuracy are shares."""
     p, metrics = experiment.parameters, experiment.metrics
-    gains, accuracies = metrics.get("gain") or {}, metrics.get("transfer_accuracy") or {}
+    naive = metrics["accuracy"][NAIVE]
+    gains: dict[str, dict[str, float]] = {NAIVE: {}} | metrics["gain"]
     setting = {
         "ablation": cell.ablation,
         "value": cell.value,
@@ -302,21 +297,18 @@ def rows(cell: Cell, experiment: Experiment) -> Iterator[dict[str, object]]:
         "mode": p["forget"]["mode"],
         "batchnorm": p["predict"]["batchnorm"],
     }
-    for start in [*accuracies, *(name for name in gains if name not in accuracies)]:
+    for start, gain in gains.items():
         method, _, steps = start.rpartition("_")
-        gain, accuracy = gains.get(start) or {}, accuracies.get(start) or {}
-        means = [_number(found)[0] for name, found in accuracy.items() if name != "pooled"]
-        accuracy = dict(accuracy) | ({} if "pooled" in accuracy or not means else {"pooled": sum(means) / len(means)})
-        for labels in [*accuracy, *(name for name in gain if name not in accuracy)]:
-            values = (*_number(gain.get(labels)), *_number(accuracy.get(labels)))
-            columns = ("gain", "half_width", "accuracy", "accuracy_half_width")
-            yield setting | {
-                "method": method,
-                "steps": int(steps),
-                "labels": labels.removeprefix("labels_"),
-                **dict(zip(columns, values, strict=True)),
-                "units": len(p["downsize"]["source_seeds"]),
-            }
+        yield setting | {
+            "method": method,
+            "steps": int(steps),
+            "labels": "pooled",
+            "gain": gain.get("mean"),
+            "half_width": gain.get("half_width"),
+            "accuracy": naive + gain.get("mean", 0.0),
+            "accuracy_half_width": None,
+            "units": len(p["downsize"]["source_seeds"]),
+        }
 
 
 def export(repository: Repository, cells: Sequence[Cell], commit: str, file: Path) -> list[str]:

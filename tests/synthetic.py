@@ -7,39 +7,81 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from know.stages.evaluate import paired_seed
-
-Start = tuple[str, int]
-TRUTH: dict[Start, float] = {
+Key = tuple[str, int]
+TRUTH: dict[Key, float] = {
     ("scratch", 0): -0.08, ("naive", 0): 0.0, ("more_data", 1): 0.02,
     ("known", 1): 0.01, ("known", 2): 0.015, ("known", 3): 0.02,
     ("scale_free", 1): 0.0, ("scale_free", 2): 0.0, ("scale_free", 3): 0.0,
     ("linear", 1): 0.0, ("linear", 2): -0.01, ("linear", 3): -0.02,
     ("task_vector", 1): -0.01, ("task_vector", 2): -0.03, ("task_vector", 3): -0.06,
     ("shrunk", 1): 0.02, ("shrunk", 2): 0.03, ("shrunk", 3): 0.04,
-    ("shrink_perturb", 1): 0.02, ("trained_on", 1): 0.0, ("my_own", 1): 0.03, ("my_own", 2): 0.03, ("my_own", 3): 0.03,
+    ("shrink", 1): 0.02, ("trained_on", 1): 0.0, ("my_own", 1): 0.03, ("my_own", 2): 0.03, ("my_own", 3): 0.03,
 }  # fmt: skip
+CHOSEN = {"known": 2, "scale_free": 1, "linear": 1, "task_vector": 1, "shrunk": 3, "my_own": 1}
+"""The step that validation images chose; 1 or 0 of those with one."""
+ROLES = {"naive": "reference", "scratch": "reference", "more_data": "oracle"} | dict.fromkeys(
+    ("shrunk", "shrink", "repeated", "random_direction", "trained_on", "flipped"), "control"
+)
+CONTRASTS = (("known", "naive"), ("known", "linear"), ("known", "shrunk"), ("known", "shrink"), ("shrink", "naive"))
 
 
-def transfer(
-    truth: Mapping[Start, float] = TRUTH,
+def paired_seed(source_seed: int, downstream_seed: int) -> int:
+    return 1000 * source_seed + downstream_seed
+
+
+def runs(
+    truth: Mapping[tuple[object, int], float],
     noise: float = 0.001,
     sources: int = 5,
     downstreams: int = 3,
-    fractions: tuple[float, ...] = (0.4, 1.0),
+    labels: tuple[int, ...] = (20, 50),
 ) -> pd.DataFrame:
-    """``transfer.csv`` in which each start is that much better than naïve transfer, give or take ``noise`` a run."""
+    """Fine-tuning runs of which each kind is that much better than the level of its seeds, give or take ``noise``."""
     generator, rows = np.random.default_rng(0), []
     for source in range(sources):
         for downstream in range(downstreams):
-            for fraction in fractions:
-                level = 0.7 + 0.02 * source + 0.01 * downstream + 0.1 * fraction
+            for count in labels:
+                level = 0.7 + 0.02 * source + 0.01 * downstream + 0.1 * count / 50
                 for (method, steps), gain in truth.items():
                     accuracy = level + gain + noise * generator.normal()
-                    rows.append((method, steps, fraction, paired_seed(source, downstream), accuracy))
-    table = pd.DataFrame(rows, columns=["method", "steps", "fraction", "seed", "accuracy"])
-    task = {"source": "s:0-1", "arch": "cnn", "downstream": "d:2-3"}
-    return table.assign(**task, loss=1 - table.accuracy, ece=(1 - table.accuracy) / 4)
+                    rows.append((method, steps, count / 50, count, source, downstream, accuracy))
+    columns = ["method", "steps", "fraction", "labels", "source_seed", "downstream_seed", "accuracy"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def transfer(truth: Mapping[Key, float] = TRUTH, noise: float = 0.001, **more: object) -> pd.DataFrame:
+    """``transfer.csv``."""
+    table = runs(truth, noise, **more)
+    return table.assign(
+        source="mnist:0-1",
+        arch="cnn",
+        downstream="mnist:2-3",
+        seed=paired_seed(table.source_seed, table.downstream_seed),
+        role=[ROLES.get(name, "method") for name in table.method],
+        batchnorm="re-estimate",
+        chosen=[CHOSEN.get(name, step) == step for name, step in zip(table.method, table.steps, strict=True)],
+        validation_accuracy=table.accuracy - 0.01,
+        loss=1 - table.accuracy,
+        ece=(1 - table.accuracy) / 4,
+    )
+
+
+def oracle(truth: Mapping[Key, float] | None = None, noise: float = 0.001) -> pd.DataFrame:
+    """``oracle.csv``."""
+    table = transfer(ORACLE if truth is None else truth, noise)
+    names = [
+        "method",
+        "steps",
+        "role",
+        "fraction",
+        "labels",
+        "source_seed",
+        "downstream_seed",
+        "accuracy",
+        "loss",
+        "ece",
+    ]
+    return table[names]
 
 
 def forgetting(drop: float = 0.02, seeds: int = 5) -> pd.DataFrame:
@@ -51,14 +93,19 @@ def forgetting(drop: float = 0.02, seeds: int = 5) -> pd.DataFrame:
             for k in range(5)
             for images in ("test", "kept", "validation")
         ],
-        columns=["seed", "k", "images", "loss", "accuracy"],
+        columns=["source_seed", "k", "images", "loss", "accuracy"],
     )
 
 
 def headroom(gains: Mapping[int, float], noise: float = 0.001) -> pd.DataFrame:
     """``headroom.csv``: a net trained on so many images is that much better than one trained on none."""
-    table = transfer({("images", images): gain for images, gain in gains.items()}, noise)
-    return table.rename(columns={"steps": "images"})[["images", "fraction", "seed", "accuracy"]]
+    table = runs({("images", images): gain for images, gain in gains.items()}, noise)
+    return table.rename(columns={"steps": "images"}).drop(columns="method")
+
+
+def forgotten(loss: float = 0.01, noise: float = 0.001) -> pd.DataFrame:
+    """``forgotten.csv``: each halving costs ``loss`` downstream."""
+    return headroom({k: -loss * k for k in range(5)}, noise).rename(columns={"images": "k"})
 
 
 def geometry(cosines: Mapping[str, float]) -> pd.DataFrame:
@@ -66,19 +113,29 @@ def geometry(cosines: Mapping[str, float]) -> pd.DataFrame:
     parts = [("conv", "body.0.weight"), ("fc", "head.weight"), ("conv", "all"), ("fc", "all"), ("all", "all")]
     return pd.DataFrame(
         [
-            (seed, method, kind, layer, 100, cosine + 0.01 * (seed - 2), 0.5)
+            (seed, method, "method", kind, layer, 100, cosine + 0.01 * (seed - 2), 0.5)
             for seed in range(5)
             for method, cosine in cosines.items()
             for kind, layer in parts
         ],
-        columns=["seed", "method", "kind", "layer", "weights", "cosine", "norm_ratio"],
+        columns=["source_seed", "method", "role", "kind", "layer", "weights", "cosine", "norm_ratio"],
     )
 
 
-def oracle_source(truth: Mapping[Start, float]) -> pd.DataFrame:
+def oracle_source(truth: Mapping[Key, float]) -> pd.DataFrame:
     """``oracle_source.csv`` likewise."""
-    table = transfer(truth, downstreams=1, fractions=(1.0,))
-    return table.assign(seed=table.seed // 1000)[["seed", "method", "steps", "accuracy", "loss", "ece"]]
+    table = transfer(truth, downstreams=1, labels=(50,))
+    return table[["source_seed", "method", "steps", "role", "accuracy", "loss", "ece"]]
+
+
+def selection() -> pd.DataFrame:
+    """``selection.csv``: of shrink the factor was chosen, of KNOWN the step."""
+    rows = [
+        ("shrink", i, 1, f"shrink={factor}", 0.7 + 0.0123456789 * i, i == 2) for i, factor in enumerate((0.9, 0.8, 0.6))
+    ]
+    rows += [("known", i, i + 1, "", 0.7 + 0.01 * (i == 1), i == 1) for i in range(3)]
+    table = pd.DataFrame(rows, columns=["method", "candidate", "steps", "options", "accuracy", "chosen"])
+    return table.assign(half_width=0.0123456789, units=5, candidates=3, images=800)
 
 
 def ablations() -> pd.DataFrame:
@@ -92,7 +149,8 @@ def ablations() -> pd.DataFrame:
             "source_images": 2000, "dataset": "mnist", "architecture": "cnn", "mode": "sequential", "batchnorm": "copy",
         } | settings  # fmt: skip
         for labels in ("20", "50", "pooled"):
-            for method, steps, more in (("naive", 0, np.nan), ("known", 1, gain), ("known", 2, 2 * gain)):
+            starts = (("naive", 0, np.nan), ("more_data", 1, 0.02), ("known", 1, gain), ("known", 2, 2 * gain))
+            for method, steps, more in starts:
                 values = {"gain": more, "half_width": 0.002, "accuracy": level + np.nan_to_num(more)}
                 row = setting | values | {"method": method, "steps": steps, "labels": labels}
                 rows.append(row | {"accuracy_half_width": 0.003, "units": 5})
@@ -120,7 +178,7 @@ def cost() -> pd.DataFrame:
     )
 
 
-ORACLE: dict[Start, float] = {
+ORACLE: dict[Key, float] = {
     ("naive", 0): 0.0, ("more_data", 1): 0.04, ("known", 1): 0.02, ("scale_free", 1): 0.0, ("linear", 1): -0.02
 }  # fmt: skip
 HEADROOM = {0: -0.1, 1000: 0.0, 2000: 0.01, 4000: 0.03, 8000: 0.031}
@@ -135,7 +193,16 @@ def every_table() -> dict[str, pd.DataFrame]:
     return {
         "transfer": transfer(),
         "forgetting": forgetting(),
-        "source_learning": pd.DataFrame({"seed": range(5), "k": 0, "converged": True}),
+        "oracle_forgetting": forgetting(),
+        "source_learning": pd.DataFrame(
+            [
+                (seed, k, e, 1 / (e + 1), 1 / (e + 1), e == 2, True)
+                for seed in range(5)
+                for k in range(5)
+                for e in range(3)
+            ],
+            columns=["source_seed", "k", "epoch", "train_loss", "validation_loss", "kept", "converged"],
+        ),
         "meta_errors": pd.DataFrame(
             [
                 (run, "mnist", "cnn", kind, name, mae)
@@ -147,14 +214,17 @@ def every_table() -> dict[str, pd.DataFrame]:
         ),
         "meta_curves": pd.DataFrame([(k, s, 1 / s) for k in kinds for s in (1, 2, 3)], columns=["kind", "step", "mae"]),
         "predictions": pd.DataFrame(
-            [(seed, m, step, 0.8, kind, 0.9, 1.0, 0.1) for seed in range(5) for m, step in methods for kind in kinds],
-            columns="seed method step source_accuracy kind norm_ratio step_ratio step_cosine".split(),  # noqa: SIM905
+            [
+                (seed, m, step, ROLES.get(m, "method"), 0.8, kind, 0.9, 1.0, 0.1)
+                for seed in range(5)
+                for m, step in methods
+                for kind in kinds
+            ],
+            columns="source_seed method steps role source_accuracy kind norm_ratio step_ratio step_cosine".split(),  # noqa: SIM905
         ),
-        "selection": pd.DataFrame(
-            {"method": "shrink_perturb", "candidate": [0, 1], "options": ["shrink=0.4", "shrink=0.6"]}
-            | {"accuracy": [0.7, 0.72], "half_width": 0.01, "units": 5, "chosen": [False, True]}
-        ),
-        "oracle": transfer(ORACLE),
+        "selection": selection(),
+        "oracle": oracle(),
+        "forgotten": forgotten(),
         "oracle_source": oracle_source(ORACLE),
         "geometry": geometry({"known": 0.1, "scale_free": 0.3, "linear": -0.1}),
         "steps": pd.DataFrame(
@@ -164,20 +234,20 @@ def every_table() -> dict[str, pd.DataFrame]:
         "headroom": headroom(HEADROOM),
         "landscape": pd.DataFrame([(x, y, 1 + x * x + y * y) for x in grid for y in grid], columns=["x", "y", "loss"]),
         "landscape_points": pd.DataFrame(
-            [("theta", k, -0.2 * k, 0.1 * k, 1.0) for k in range(5)]
-            + [("known", step, 0.2 * step, 0.0, 1.0) for step in (1, 2, 3)],
-            columns=["method", "steps", "x", "y", "loss"],
+            [("theta", k, -0.2 * k, 0.1 * k, 1.0, np.nan if k == 0 else 0.5) for k in range(5)]
+            + [("known", step, 0.2 * step, 0.0, 1.0, 0.3) for step in (1, 2, 3)],
+            columns=["method", "steps", "x", "y", "loss", "off_plane"],
         ),
         "landscape_axes": pd.DataFrame({"axis": ["x", "y"], "share": [0.7, 0.2]}),
         "learning_curves": pd.DataFrame(
             [
-                (m, s, fraction, paired_seed(source, 0), epoch, 0.5 + 0.1 * epoch, 1.0)
+                (m, s, fraction, int(50 * fraction), source, 0, epoch, 0.5 + 0.1 * epoch, 1.0)
                 for m, s in (("scratch", 0), ("naive", 0), ("known", 1))
                 for fraction in (0.4, 1.0)
                 for source in range(5)
                 for epoch in range(4)
             ],
-            columns=["method", "steps", "fraction", "seed", "epoch", "accuracy", "loss"],
+            columns="method steps fraction labels source_seed downstream_seed epoch accuracy loss".split(),  # noqa: SIM905
         ),
         "response": pd.DataFrame(
             [(k, x, y, -0.1 * x + y, y) for k in kinds for x in grid for y in grid],

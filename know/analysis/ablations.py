@@ -5,14 +5,17 @@ The file is committed and no stage makes it: each of its cells is a run of the w
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from know import paths
-from know.report.figures import label, virtual
-from know.report.tables import percent
+from know.analysis.comparisons import Comparison, compare
+from know.analysis.starts import MORE_DATA, NAIVE, Start, label, virtual
+from know.analysis.statistics import Estimate
+from know.analysis.text import NONE, grid, number
 
 FILE = paths.DATA / "measured" / "ablations.csv"
 MEND = "make it anew with `python scripts/sweep.py` (`--export COMMIT`: of what ran on a commit)"
@@ -32,17 +35,15 @@ ROWS = {
     "replication": {"value": "source seeds"},
 }
 """Each table's ablation, and what tells its rows apart: a column of the file and its heading."""
+ENTRIES = "Downstream accuracy (%) and, in brackets, the gain over naïve transfer in points with its interval, pooled over labels."
 CAPTIONS = {
-    "source_images": "Share of the source data: downstream accuracy (%) of each start, and in brackets its gain over naïve "
-    "transfer in points with its interval, pooled over the numbers of labels.",
-    "architecture": "Architecture and data set; entries as in the table of source data.",
-    "history_length": "History length S, with a hyper-model meta-trained for each; entries as in the table of source data.",
-    "rate": "Sampling rate r; a step stands for 1/r times the data. Entries as in the table of source data.",
-    "batchnorm": "The rule for BatchNorm layers, the same for every start; entries as in the table of source data.",
-    "mode": "Θₖ fine-tuned from Θₖ₋₁ (sequential) or each from the initial weights (restart, as the released script "
-    "does); entries as in the table of source data.",
-    "replication": "The same experiment on two sets of source seeds, which draw other data, other initial weights and other "
-    "orders; entries as in the table of source data.",
+    "source_images": f"How much source data there is. {ENTRIES}",
+    "architecture": f"Network and data set. {ENTRIES}",
+    "history_length": f"History length S, with a hyper-model meta-trained for each. {ENTRIES}",
+    "rate": f"Sampling rate r; a step stands for 1/r times the data. {ENTRIES}",
+    "batchnorm": f"The rule for BatchNorm layers, the same for every start. {ENTRIES}",
+    "mode": f"Θₖ from Θₖ₋₁ (sequential), or each from the initial weights (restart, as the released script does). {ENTRIES}",
+    "replication": f"The same experiment on two sets of source seeds: other data, initial weights and orders. {ENTRIES}",
 }
 
 
@@ -81,6 +82,7 @@ def read(file: Path | None = None) -> pd.DataFrame:
         if name not in NUMBERS and numbers.isna().any():
             raise wrong(f"line {numbers.isna().idxmax() + 2}: {name} is empty")
         table[name] = numbers
+    table["half_width"] = table.half_width.fillna(np.inf)  # of a single source seed
     if (again := table.duplicated(["ablation", "value", "method", "steps", "labels"])).any():
         raise wrong(f"line {again.idxmax() + 2} is there twice")
     return table[list(COLUMNS)]
@@ -129,41 +131,57 @@ def _value(text: str) -> int | float | str:
     return text
 
 
+def gains(table: pd.DataFrame, ablation: str, start: Start, confidence: float) -> dict[str, Estimate]:
+    """A start's pooled gain over naïve transfer at each value of an ablation."""
+    own = table[(table.ablation == ablation) & (table.labels == "pooled") & table.gain.notna()]
+    rows = own[(own.method == start.name) & (own.steps == start.step)]
+    return {row.value: Estimate(row.gain, row.half_width, int(row.units), confidence) for row in rows.itertuples()}
+
+
+def comparisons(
+    table: pd.DataFrame, ablation: str, start: Start, margin: float, confidence: float
+) -> dict[str, Comparison]:
+    """A start against naïve transfer at each value of an ablation: one family, judged where there is headroom.
+
+    Args:
+        margin: as a share of naïve transfer's error, which is another at each value.
+    """
+    own = table[(table.ablation == ablation) & (table.labels == "pooled") & (table.method == NAIVE.name)]
+    margins = {row.value: margin * (1 - row.accuracy) for row in own.itertuples()}
+    found = compare(gains(table, ablation, start, confidence), margins, ablation)
+    gate = compare(gains(table, ablation, MORE_DATA, confidence), margins, "gate")
+    return {
+        value: one if value not in gate or gate[value].verdict == "better" else replace(one, verdict="no headroom")
+        for value, one in found.items()
+    }
+
+
 def ablation_table(table: pd.DataFrame, ablation: str, labels: str = "pooled") -> pd.DataFrame:
     """One ablation as a reader wants it: a row a value and start, a column a number of retrodiction steps.
 
-    Entries are "84.1 (+0.3 ± 0.5)": accuracy (%), and gain over naïve transfer in points with its interval. A column is
-    headed by the virtual data that the steps stand for, where that is the same in all rows; else there is a column with
-    what one step stands for.
+    Entries are "84.1 (+0.3 ± 0.5)". A column is headed by the virtual data that the steps stand for where that is the same
+    in all rows; else there is a column with what one step stands for.
     """
     rows = table[(table.ablation == ablation) & (table.labels == labels)]
     rows = rows.assign(share=[f"{100 * share:.3g} %" for share in rows.source_images / rows.source_images.max()])
     headings, varied = ROWS[ablation], len(set(rows.rate)) > 1
-    lines: dict[tuple[object, ...], dict[str, str]] = {}
+    cells: dict[tuple[object, str], str] = {}
     for row in rows.itertuples():
         key = (*(getattr(row, column) for column in headings), label(str(row.method)))
-        line = lines.setdefault(key, {"a step": virtual(1, row.rate)} if varied else {})
-        line[_steps(row.steps, varied, row.rate)] = _entry(row.method, row.gain, row.half_width, row.accuracy)
-    index = [*headings.values(), "start"]
-    if not lines:
-        return pd.DataFrame(columns=index)
-    steps = [_steps(step, varied, rows.rate.iloc[0]) for step in sorted(rows.steps.unique())]
-    made = pd.DataFrame.from_dict(lines, orient="index")
-    made.index = pd.MultiIndex.from_tuples(lines, names=index)
-    return made[[*(["a step"] if varied else []), *steps]].fillna("–").reset_index()
+        if varied:
+            cells[key, "a step"] = virtual(1, row.rate)
+        cells[key, _steps(int(row.steps), varied, row.rate)] = _entry(row.accuracy, row.gain, row.half_width)
+    steps = {_steps(int(step), varied, rows.rate.iloc[0]): None for step in sorted(rows.steps.unique())}
+    return grid(cells, [*headings.values(), "start"], ["a step", *steps] if varied else list(steps))
 
 
 def _steps(steps: int, varied: bool, rate: float) -> str:
     return f"{steps} step{'' if steps == 1 else 's'}" if varied else virtual(steps, rate)
 
 
-def _entry(method: str, gain: float, half_width: float, accuracy: float) -> str:
-    change = "" if method == "naive" or np.isnan(gain) else percent(gain, half_width, True)
+def _entry(accuracy: float, gain: float, half_width: float) -> str:
+    """ "84.1 (+0.3 ± 0.5)", or what there is of it."""
+    change = "" if np.isnan(gain) else number(100 * gain, 100 * half_width, 1, signed=True)
     if np.isnan(accuracy):
-        return change or "–"
+        return change or NONE
     return f"{100 * accuracy:.1f}" + (f" ({change})" if change else "")
-
-
-def tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Every ablation's table, pooled over the numbers of labels, by the ablation's name; empty ones for those not run."""
-    return {ablation: ablation_table(table, ablation) for ablation in ROWS}

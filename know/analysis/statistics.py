@@ -10,7 +10,7 @@ quantile, too narrow for few seeds; the nested bootstrap resamples the few seeds
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -24,15 +24,37 @@ EQUAL = 1e-12
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, half its interval's width, and how many independent units it rests on."""
+    """A mean, half its interval's width, how many independent units it rests on, and the interval's confidence."""
 
     mean: float
     half_width: float
     units: int
+    confidence: float = 0.95
+
+    @property
+    def low(self) -> float:
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        return self.mean + self.half_width
 
     @property
     def excludes_zero(self) -> bool:
         return abs(self.mean) > self.half_width
+
+    @property
+    def error(self) -> float:
+        """The mean's standard error; infinite for a single unit."""
+        if self.units < 2:
+            return float("inf")
+        return self.half_width / float(stats.t.ppf(0.5 + self.confidence / 2, self.units - 1))
+
+    def p_above(self, value: float) -> float:
+        """One-sided p value of the t test that the true mean is above ``value``; of equal units 0 or 1."""
+        if self.half_width < EQUAL:
+            return float(self.mean - value < EQUAL)
+        return float(stats.t.sf((self.mean - value) / self.error, self.units - 1)) if self.units > 1 else 1.0
 
 
 @dataclass(frozen=True)
@@ -55,9 +77,9 @@ def mean_interval(values: "np.ndarray | pd.Series[float]", confidence: float = 0
     array = np.asarray(values, dtype=float)
     n = len(array)
     if n < 2:
-        return Estimate(float(array.mean()), float("inf"), n)
+        return Estimate(float(array.mean()) if n else float("nan"), float("inf"), n, confidence)
     half = stats.t.ppf(0.5 + confidence / 2, n - 1) * array.std(ddof=1) / np.sqrt(n)
-    return Estimate(float(array.mean()), float(half), n)
+    return Estimate(float(array.mean()), float(half), n, confidence)
 
 
 def nested_bootstrap(values: ArrayLike, confidence: float = 0.95, resamples: int = 5000, seed: int = 0) -> Interval:
@@ -144,13 +166,26 @@ def recovery(predicted: ArrayLike, naive: ArrayLike, real: ArrayLike, confidence
     return ratio_interval(np.asarray(predicted) - base, np.asarray(real) - base, confidence)
 
 
-def paired_p(differences: "np.ndarray | pd.Series[float]") -> float:
-    """Two-sided p value of the paired t test that the mean difference is 0 (1 if there is but one; of equal ones 1 if they
+def negated(estimate: Estimate) -> Estimate:
+    """The difference the other way round."""
+    return replace(estimate, mean=-estimate.mean)
+
+
+def unpaired(one: Estimate, other: Estimate) -> Estimate:
+    """The difference of two means of separate experiments, their errors added as if independent; the fewer units count."""
+    half = float(np.hypot(one.half_width, other.half_width))
+    return Estimate(one.mean - other.mean, half, min(one.units, other.units), one.confidence)
+
+
+def p_different(estimate: Estimate) -> float:
+    """Two-sided p value of the t test that the mean of paired differences is 0 (1 for a single one; of equal ones 1 if they
     are 0, else 0)."""
-    array = np.asarray(differences, dtype=float)
-    if len(array) < 2 or np.ptp(array) < EQUAL:
-        return float(len(array) < 2 or abs(array.mean()) < EQUAL)
-    return float(stats.ttest_1samp(array, 0.0).pvalue)
+    return min(1.0, 2 * min(estimate.p_above(0), negated(estimate).p_above(0)))
+
+
+def p_equivalent(estimate: Estimate, margin: float) -> float:
+    """p value of two one-sided t tests that the mean of paired differences lies within ± ``margin`` (Schuirmann, 1987)."""
+    return max(estimate.p_above(-margin), negated(estimate).p_above(-margin))
 
 
 def holm(p_values: "pd.Series[float]") -> "pd.Series[float]":
@@ -163,17 +198,16 @@ def holm(p_values: "pd.Series[float]") -> "pd.Series[float]":
     return adjusted
 
 
-def effect_size(differences: ArrayLike) -> float:
-    """Hedges' g of paired differences (n,): Cohen's d_z = mean/sd, times J(n - 1), which takes off its bias.
+def effect_size(estimate: Estimate) -> float:
+    """Hedges' g of paired differences: Cohen's d_z = mean/sd, times J(n - 1), which takes off its bias.
 
     J(m) = Γ(m/2) / (√(m/2) Γ((m-1)/2)) (Hedges, 1981). NaN for fewer than 3 differences, or equal ones.
     """
-    array = np.asarray(differences, dtype=float)
-    m = len(array) - 1
-    if m < 2 or np.ptp(array) < EQUAL:
+    m = estimate.units - 1
+    if m < 2 or estimate.half_width < EQUAL:
         return float("nan")
     correction = np.exp(gammaln(m / 2) - gammaln((m - 1) / 2)) / np.sqrt(m / 2)
-    return float(correction * array.mean() / array.std(ddof=1))
+    return float(correction * estimate.mean / (estimate.error * np.sqrt(estimate.units)))
 
 
 def calibration_error(probabilities: ArrayLike, labels: Sequence[int] | ArrayLike, bins: int = 15) -> float:

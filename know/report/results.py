@@ -1,9 +1,10 @@
-"""A run's results: its parameters and tables, and the figures and tables of the report that are made from them."""
+"""A run's results: its parameters and tables, what they say, and the figures and tables of the report made from them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -12,13 +13,21 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from know import paths
+from know.analysis import ablations, claims
+from know.analysis.comparisons import Comparison, Comparisons, compare
+from know.analysis.statistics import mean_interval
+from know.analysis.units import forgetting_drops
 from know.params import Params
+from know.report import figures, tables  # noqa: F401  (they register)
 from know.report.registry import FIGURES, TABLES
+
+COST = paths.DATA / "measured" / "cost.csv"
+"""What ``scripts/measure_cost.py`` measured on some machine; it is committed, as the ablations are."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """``params``, and the tables of ``data/results`` by name."""
+    """``params``, and the tables of ``data/results`` and ``data/measured`` by name."""
 
     params: Params
     tables: Mapping[str, pd.DataFrame]
@@ -26,9 +35,11 @@ class Results:
 
     @classmethod
     def read(cls, params: Params, folder: Path | None = None) -> Self:
-        """Whatever tables the stages have written so far."""
-        found = sorted((folder or paths.RESULTS).glob("*.csv"))
-        return cls(params, {path.stem: pd.read_csv(path) for path in found})
+        """Whatever tables the stages have written so far, and what scripts measured."""
+        found = {path.stem: pd.read_csv(path) for path in sorted((folder or paths.RESULTS).glob("*.csv"))}
+        if COST.exists():
+            found["cost"] = pd.read_csv(COST)
+        return cls(params, found | {"ablations": ablations.read()})
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.tables[name]
@@ -57,3 +68,35 @@ class Results:
             return f"{name}: not measured in this run"
         style = table.style.hide(axis="index").set_uuid(name).format(precision=3).set_caption(TABLES[name].caption)
         return style.set_table_attributes('class="wrap"')
+
+    # --- what they say, each made once ---------------------------------------------------------------------------
+
+    @cached_property
+    def comparisons(self) -> Comparisons:
+        """Of ``transfer.csv``: the only place from which its verdicts are taken."""
+        report = self.params.report
+        return Comparisons(self["transfer"], report.confidence, report.margin, report.contrasts)
+
+    @cached_property
+    def oracle(self) -> Comparisons:
+        """Of ``oracle.csv``: the path whose next point is known."""
+        return Comparisons(self["oracle"], self.params.report.confidence, self.params.report.margin)
+
+    @cached_property
+    def forgetting(self) -> Comparison:
+        """How far test accuracy falls from Θ_0 to Θ_{S-1}; "better": it falls."""
+        fall = mean_interval(forgetting_drops(self["forgetting"]), self.params.report.confidence)
+        return compare({"forgetting": fall}, 0.0, "forgetting")["forgetting"]
+
+    @cached_property
+    def claims(self) -> pd.DataFrame:
+        """Every claim of the paper, with its verdict."""
+        p, run = self.params, self["transfer"].iloc[0]
+        setting = run.arch == "resnet18" and run.source.startswith("cifar") and run.downstream.startswith("cifar")
+        cost = self.tables.get("cost", pd.DataFrame(columns=["quantity", "value"]))
+        measured = self.tables.get("ablations", pd.DataFrame(columns=ablations.COLUMNS))
+        return claims.table(
+            claims.Evidence(
+                self.comparisons, self.forgetting, p.rate, p.history_length, p.report.margin, setting, measured, cost
+            )
+        )

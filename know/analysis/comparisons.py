@@ -1,0 +1,174 @@
+"""One comparison, made in one place and quoted everywhere: paired difference, interval, correction, verdict.
+
+A difference is paired over source seeds. It is *better* or *worse* if a t test, corrected by Holm's method within a family
+named beforehand, says so; else it *excludes the paper's effect* if two one-sided tests, corrected alike, show it to be within
+± the margin; else it is *not clear*. Where really more data does not help there is no headroom: nothing that a method does
+could be told from nothing, and nothing is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+import pandas as pd
+
+from know.analysis.starts import MORE_DATA, NAIVE, SCRATCH, Start
+from know.analysis.statistics import (
+    Estimate,
+    Interval,
+    effect_size,
+    holm,
+    mean_interval,
+    negated,
+    p_different,
+    p_equivalent,
+    recovery,
+)
+from know.analysis.units import by_source, difference, runs
+
+Verdict = Literal["better", "worse", "excludes the paper's effect", "not clear", "no headroom"]
+OTHER_WAY: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"}
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A difference and what it says. ``p_holm`` and ``p_equal`` (of equivalence) are corrected within a ``family`` of ``size``;
+    ``effect`` is Hedges' g."""
+
+    gain: Estimate
+    p: float
+    p_holm: float
+    p_equal: float
+    effect: float
+    verdict: Verdict
+    family: str
+    size: int
+
+    @property
+    def reversed(self) -> Comparison:
+        """The same comparison, of the other with the one."""
+        verdict = OTHER_WAY.get(self.verdict, self.verdict)
+        return replace(self, gain=negated(self.gain), effect=-self.effect, verdict=verdict)
+
+
+def compare(
+    gains: Mapping[K, Estimate], margins: float | Mapping[K, float], family: str, headroom: bool = True
+) -> dict[K, Comparison]:
+    """Judge a family of paired differences together.
+
+    Args:
+        margins: what counts as the paper's effect, a share of accuracy; of each, or of all.
+        headroom: without it nothing is judged.
+    """
+    margin_of = margins if isinstance(margins, Mapping) else dict.fromkeys(gains, margins)
+    p = pd.Series([p_different(gain) for gain in gains.values()], dtype=float)
+    equal = pd.Series([p_equivalent(gain, margin_of[key]) for key, gain in gains.items()], dtype=float)
+    found = {}
+    for (key, gain), raw, p_holm, p_equal in zip(gains.items(), p, holm(p), holm(equal), strict=True):
+        verdict = _verdict(gain, p_holm, p_equal) if headroom else "no headroom"
+        found[key] = Comparison(gain, raw, p_holm, p_equal, effect_size(gain), verdict, family, len(gains))
+    return found
+
+
+def _verdict(gain: Estimate, p_holm: float, p_equal: float) -> Verdict:
+    alpha = 1 - gain.confidence
+    if p_holm < alpha:
+        return "better" if gain.mean > 0 else "worse"
+    return "excludes the paper's effect" if p_equal < alpha else "not clear"
+
+
+class Comparisons:
+    """All comparisons of a table of fine-tuning runs. Each belongs to just one family, the first that names it:
+
+    *gate*: the real Θ_{-1} with naïve transfer; *pair*: naïve transfer with scratch; *contrasts*: those named in params.yaml;
+    *controls*: the candidate with every other start at its chosen candidate; *starts*: every start and step with naïve
+    transfer; *data*: the candidate's first step with the real Θ_{-1}, and its last step with its first.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        confidence: float,
+        margin: float,
+        contrasts: Sequence[tuple[str, str]] = (),
+        candidate: str = "known",
+    ) -> None:
+        """``table``: method, steps, role, fraction, seeds, accuracy, and ``chosen`` where a method has several steps.
+
+        Args:
+            margin: as a share of naïve transfer's error.
+        """
+        self.runs, self.confidence = runs(table), confidence
+        self.starts: list[Start] = list(self.runs.index)
+        picked = table[table.chosen.astype(bool)] if "chosen" in table else table
+        names = set(zip(picked.method, picked.steps, strict=True))
+        self.chosen = {start.name: start for start in self.starts if (start.name, start.step) in names}
+        self.margin = margin * (1 - self.accuracy(NAIVE).mean)
+        self.contrasts = tuple(contrasts)
+        self._found: dict[tuple[Start, Start], Comparison] = {}
+        self.gate = self._family("gate", [(MORE_DATA, NAIVE)]).get((MORE_DATA, NAIVE))
+        """The headroom; None where there is no real Θ_{-1}: then it is not known, and comparisons are judged."""
+        self.headroom = self.gate is None or self.gate.verdict == "better"
+
+        tried = [start for start in self.starts if start.role in ("method", "control")]
+        own, steps = self.chosen.get(candidate), [start for start in tried if start.name == candidate]
+        chosen = self.chosen
+        self._family("pair", [(NAIVE, SCRATCH)])
+        self._family("contrasts", [(chosen[a], chosen[b]) for a, b in contrasts if a in chosen and b in chosen])
+        if own:
+            self._family("controls", [(own, o) for o in sorted(chosen.values()) if o in tried and o.name != candidate])
+        self._family("starts", [(start, NAIVE) for start in tried])
+        if own:
+            self._family("data", [(steps[0], MORE_DATA), *([(steps[-1], steps[0])] if len(steps) > 1 else [])])
+
+    def _family(self, name: str, pairs: Sequence[tuple[Start, Start]]) -> dict[tuple[Start, Start], Comparison]:
+        new = [pair for pair in pairs if self.of(*pair) is None and set(pair) <= set(self.starts)]
+        gains = {pair: gain for pair in new if (gain := self._gain(*pair)).units}
+        judged = name in ("gate", "pair") or self.headroom
+        found = compare(gains, self.margin, name, judged)
+        self._found |= found
+        return found
+
+    def _gain(self, one: Start, other: Start) -> Estimate:
+        return mean_interval(difference(self.runs, one, other), self.confidence)
+
+    def of(self, one: Start | None, other: Start | None) -> Comparison | None:
+        """This comparison, whichever way round it was made; None if there is none."""
+        if one is None or other is None:
+            return None
+        if found := self._found.get((one, other)):
+            return found
+        return found.reversed if (found := self._found.get((other, one))) else None
+
+    def named(self, one: str, other: str) -> Comparison | None:
+        """Of two starts, each at its chosen candidate."""
+        return self.of(self.chosen.get(one), self.chosen.get(other))
+
+    def family(self, *names: str) -> dict[tuple[Start, Start], Comparison]:
+        """The comparisons of these families, by default of all, in the order in which they were named."""
+        return {pair: found for pair, found in self._found.items() if not names or found.family in names}
+
+    def accuracy(self, start: Start) -> Estimate:
+        """Pooled, with its interval."""
+        return mean_interval(by_source(self.runs.loc[start]), self.confidence)
+
+    def best(self) -> tuple[Start, Comparison, int] | None:
+        """The start of the largest gain over naïve transfer, chosen after the fact of how many."""
+        tried = {
+            one: found for one in self.starts if one.role in ("method", "control") and (found := self.of(one, NAIVE))
+        }
+        if not tried:
+            return None
+        best = max(tried, key=lambda start: tried[start].gain.mean)
+        return best, tried[best], len(tried)
+
+    def recovery(self, start: Start) -> Interval | None:
+        """Which share of the real Θ_{-1}'s gain over naïve transfer a start has; None without a real Θ_{-1}."""
+        if MORE_DATA not in self.starts:
+            return None
+        three = self.runs.loc[[start, NAIVE, MORE_DATA]].dropna(axis=1)
+        units = three.T.groupby(level="source_seed").mean()
+        return recovery(units[start], units[NAIVE], units[MORE_DATA], self.confidence) if len(units) else None

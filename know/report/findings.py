@@ -1,0 +1,139 @@
+"""What a run says, in sentences that are computed: is it a fair test, what came out, why, and where the answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from know.analysis import claims
+from know.analysis.comparisons import Comparison, Comparisons
+from know.analysis.starts import MORE_DATA, NAIVE, SCRATCH, Start
+from know.analysis.text import number, p_words, percent, points, ratio_text
+from know.report.tables import control_pairs
+
+if TYPE_CHECKING:
+    from know.report.results import Results
+
+
+def page(lines: Sequence[str]) -> str:
+    """A Markdown list."""
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def told(one: Comparison) -> str:
+    """ "-3.7 ± 1.6 points (worse, p = 0.003)": the p value by which the verdict goes."""
+    p = one.p_equal if one.verdict == "excludes the paper's effect" else one.p_holm
+    return f"{points(one.gain)} points ({one.verdict}, {p_words(p)})"
+
+
+def gate(results: Results) -> list[str]:
+    """Is there forgetting to read backwards, and anything to win?"""
+    fall, found = results.forgetting, results.comparisons
+    text = f"from Θ₀ to the most forgotten weights, test accuracy falls by {percent(fall.gain)} points"
+    lines = [f"Forgetting is observed: {text} ({fall.gain.units} source seeds)."]
+    if fall.verdict != "better":
+        lines = [f"WARNING: no clear forgetting: {text}. There is no path of shrinking knowledge to read backwards."]
+    if results.has("source_learning"):
+        learning = results["source_learning"]
+        if unfinished := sorted(set(learning[(learning.k == 0) & ~learning.converged.astype(bool)].source_seed)):
+            lines.append(
+                f"WARNING: Θ₀ of source seeds {unfinished} had not converged when max_epochs ran out; nets that still learn"
+                " improve on smaller subsets. Raise forget.source.max_epochs."
+            )
+    if found.gate is None:
+        lines.append("Headroom is not known: no Θ₋₁ was really trained.")
+    else:
+        room = "There is headroom" if found.headroom else "WARNING: no clear headroom, so nothing is judged"
+        lines.append(f"{room}: the real Θ₋₁ gains {points(found.gate.gain)} points downstream over naïve transfer.")
+    if pair := found.of(NAIVE, SCRATCH):
+        word = "Naïve transfer beats" if pair.verdict == "better" else "WARNING: naïve transfer does not clearly beat"
+        lines.append(f"{word} training from scratch: {points(pair.gain)} points.")
+    if (costs := results.table("headroom")) is not None and len(costs := costs[costs.part == "forgetting"]):
+        each = ", ".join(f"{row.start} {row.difference} ({row.verdict})" for row in costs.itertuples())
+        lines.append(f"What forgetting costs downstream, against Θ₀: {each}.")
+    return lines
+
+
+def result(results: Results) -> list[str]:
+    """KNOWN and naïve transfer; each step; the best of all starts."""
+    found, rate = results.comparisons, results.params.rate
+    lines = []
+    if (one := found.named("known", "naive")) is not None:
+        known = found.chosen["known"]
+        words = {
+            "better": "beats naïve transfer",
+            "worse": "does worse than naïve transfer",
+            "excludes the paper's effect": "does not have the paper's effect",
+            "not clear": "and naïve transfer do not clearly differ",
+            "no headroom": "cannot be judged, for there is no headroom",
+        }
+        lines.append(
+            f"**{known.written(rate)} {words[one.verdict]}**: {told(one)}, {one.gain.units} source seeds,"
+            f" {100 * one.gain.confidence:g} % interval. Naïve transfer reaches {percent(found.accuracy(NAIVE))} %;"
+            f" the paper's effect would be {number(100 * found.margin, digits=1)} points or more."
+        )
+        steps = {start: found.of(start, NAIVE) for start in found.starts if start.name == "known"}
+        each = ", ".join(f"{start.data(rate)} {points(step.gain)}" for start, step in steps.items() if step)
+        lines.append(f"KNOWN by virtual data: {each} points. Validation images chose {known.data(rate)}.")
+    if (best := found.best()) is not None:
+        start, one, count = best
+        lines.append(
+            f"The largest gain of {count} starts, chosen after the fact: {start.written(rate)}, {told(one)};"
+            f" Holm's correction over its family, {one.size} {one.family}."
+        )
+    return lines
+
+
+def controls(results: Results) -> list[str]:
+    """The contrasts, then how KNOWN does against every other start."""
+    found, rate = results.comparisons, results.params.rate
+    pairs = {pair: one for pair, one in control_pairs(found).items() if one is not None}
+
+    def written(name: str) -> str:
+        return found.chosen[name].written(rate)
+
+    lines = [f"{written(a)} against {written(b)}: {told(pairs[a, b])}." for a, b in found.contrasts if (a, b) in pairs]
+    against_known = {written(b): one.verdict for (a, b), one in pairs.items() if a == "known"}
+    if len(against_known) > 1:
+        groups = [
+            f"{verdict}: {', '.join(name for name, own in against_known.items() if own == verdict)}"
+            for verdict in dict.fromkeys(against_known.values())
+        ]
+        lines.append(f"KNOWN against {len(against_known)} starts, each as chosen: {'; '.join(groups)}.")
+    return lines
+
+
+def oracle(results: Results) -> list[str]:
+    """What the real Θ_{-1} and the candidates gain where the next point is known."""
+    if not results.has("oracle"):
+        return []
+    track: Comparisons = results.oracle
+    words = []
+    for start in (MORE_DATA, Start("known", 1), Start("scale_free", 1)):
+        if (one := track.of(start, NAIVE)) is not None:
+            ratio = None if start == MORE_DATA else track.recovery(start)
+            recovered = "" if ratio is None else f", recovered {ratio_text(ratio)}"
+            words.append(f"{start.label} {told(one)}{recovered}")
+    return [f"Where the next point is known, against the path's own Θ₀: {'; '.join(words)}."]
+
+
+def limitations(results: Results) -> list[str]:
+    """How small the experiment is."""
+    p, found, run = results.params, results.comparisons, results["transfer"].iloc[0]
+    lines = [
+        f"One network ({run.arch}), one pair of tasks ({run.source} → {run.downstream}), |D₀| = {p.downsize.source_images:,},"
+        f" at most {results['transfer']['labels'].max()} labels."
+    ]
+    if (one := found.named("known", "naive")) is not None and one.gain.units > 1:
+        lines.append(
+            f"{one.gain.units} source seeds: a difference between KNOWN and naïve transfer of less than about"
+            f" {number(100 * one.gain.half_width, digits=1)} points is not seen."
+        )
+    untested = results.claims[results.claims[claims.HERE] == "not tested"].claim
+    return [*lines, f"Not tested here: {'; '.join(untested)}."] if len(untested) else lines
+
+
+def findings(results: Results) -> list[str]:
+    """All of it, in the order of the argument: gate, result, why, oracle, claims."""
+    parts = (gate, result, controls, oracle)
+    return [line for part in parts for line in part(results)] + [claims.sentence(results.claims)]
