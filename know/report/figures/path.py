@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,11 +36,13 @@ from know.report.figures.style import (
     look_of,
     math,
     ordered,
-    with_interval,
+    signed,
     zero_line,
 )
 from know.report.registry import figure
-from know.report.results import Results
+
+if TYPE_CHECKING:
+    from know.report.results import Results
 
 
 @figure(
@@ -188,7 +191,7 @@ def _downstream_cost(axes: Axes, results: Results) -> None:
     zero_line(axes, vertical=False)
     one = mean_interval(cost.gain[cost.k == 1], confidence)
     clear = "" if one.mean < 0 and one.excludes_zero else "\nnothing clearly lost: little can be won back"
-    axes.set_title(rf"$\Theta_1$ instead of $\Theta_0$: {with_interval(one)} points" + clear, fontsize=8)
+    axes.set_title(rf"$\Theta_1$ instead of $\Theta_0$: {signed(one.mean, one.half_width)} points" + clear, fontsize=8)
     axes.set_ylabel(r"downstream, to $\Theta_0$ (points)")
 
 

@@ -23,7 +23,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from know.analysis.starts import Start, label
-from know.analysis.statistics import Estimate, mean_interval
+from know.analysis.statistics import mean_interval
+from know.analysis.text import number
 from know.paths import atomic
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -92,15 +93,9 @@ def math(text: str) -> str:
     return text.replace("Θ₀", r"$\Theta_0$").replace("Θ₋₁", r"$\Theta_{-1}$")
 
 
-def signed(value: float, digits: int = 1) -> str:
-    """ "+0.3", "−1.2"."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
-
-
-def with_interval(estimate: Estimate) -> str:
-    """ "+0.3 ± 0.2"; a single source seed has no interval."""
-    half = f" ± {estimate.half_width:.1f}" if np.isfinite(estimate.half_width) else ""
-    return signed(estimate.mean) + half
+def signed(value: float, half_width: float = np.inf) -> str:
+    """ "+0.3 ± 0.2" points, with a minus as long as the plus."""
+    return number(value, half_width, 1, signed=True).replace("-", "−")
 
 
 def interval(confidence: float) -> Callable[[ArrayLike], tuple[float, float]]:

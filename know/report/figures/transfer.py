@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from know.analysis.starts import Start, label, virtual
+from know.analysis.starts import NAIVE, label, virtual
 from know.analysis.statistics import mean_interval
 from know.report.figures.style import (
     COLUMN,
@@ -31,12 +32,14 @@ from know.report.figures.style import (
     math,
     ordered,
     paper_band,
+    signed,
     window,
-    with_interval,
     zero_line,
 )
 from know.report.registry import figure
-from know.report.results import Results
+
+if TYPE_CHECKING:
+    from know.report.results import Results
 
 LEFT_OUT = {"naive", "wnn", "exponential", "average", "expo", "shrink_perturb", "random_direction", "flipped"}
 """The starts of the tables that the figures do not show; others, and a user's own, they do."""
@@ -50,7 +53,8 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 @figure(
     "gains",
     "The main result: difference to naïve transfer in points of downstream accuracy, paired by seeds and pooled over numbers "
-    "of labels, with its interval over source seeds, by step; filled, and in numbers: the step that validation images chose. "
+    "of labels, with its interval over source seeds, by step; filled, and in numbers: the step that validation images chose "
+    "(bold: better or worse after Holm's correction). "
     "Shaded: from half of what the paper reports to all of it.",
     needs=["transfer"],
 )
@@ -64,12 +68,14 @@ def main_gains(results: Results) -> Figure:
     names = forest(axes, table, report.confidence, window(core, report.confidence, band))
     beside = partial(axes.text, transform=axes.get_yaxis_transform(), ha="right")
     beside(1.19, -0.75, "chosen", va="bottom")
-    for (name, step), values in table[table.chosen].groupby(["method", "steps"]).value:
-        data = Start(name, step).data(rate)
-        text = with_interval(mean_interval(values, report.confidence))
-        beside(1.19, names.index(name), f"{data}:  {text}" if data else text, va="center")
+    for start in results.comparisons.chosen.values():
+        if start.name in names and (found := results.comparisons.of(start, NAIVE)):
+            text = signed(POINT * found.gain.mean, POINT * found.gain.half_width)
+            weight = "bold" if found.verdict in ("better", "worse") else "normal"
+            text = f"{start.data(rate)}:  {text}".removeprefix(":  ")
+            beside(1.19, names.index(start.name), text, va="center", weight=weight)
     axes.set_xlabel("gain over naïve transfer (points of downstream accuracy)")
-    steps = ", ".join(virtual(int(step), rate) for step in sorted(table.steps[table.method == "known"].unique()))
+    steps = ", ".join(virtual(int(step), rate) for step in sorted(table.steps[table.steps > 0].unique()))
     key = partial(Line2D, [], [], color=GREY, ls="", marker="o")
     keys = [
         key(ms=5, label="chosen on validation images"),
@@ -108,7 +114,8 @@ def headroom(results: Results) -> Figure:
         )  # fmt: skip
     scratch = units[units.images == 0].groupby("source_seed").gain.mean()
     if len(scratch):
-        text = f"from scratch: {with_interval(mean_interval(scratch, report.confidence))}"
+        found = mean_interval(scratch, report.confidence)
+        text = f"from scratch: {signed(found.mean, found.half_width)}"
         axes.text(
             0.98, 0.03, text, transform=axes.transAxes, fontsize=8,
             ha="right", va="bottom", path_effects=HALO,

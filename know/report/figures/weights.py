@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -24,7 +26,9 @@ from know.report.figures.style import (
 )
 from know.report.figures.transfer import shown
 from know.report.registry import figure
-from know.report.results import Results
+
+if TYPE_CHECKING:
+    from know.report.results import Results
 
 
 @figure(
@@ -53,9 +57,7 @@ def predictions(results: Results) -> Figure:
         axes.margins(x=0.1)
         axes.set_xlabel("")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
-    steps = [
-        virtual(int(step), results.params.rate) for step in sorted(starts.steps[starts.method == "known"].unique())
-    ]
+    steps = [virtual(int(step), results.params.rate) for step in sorted(starts.steps.unique())]
     figure.supxlabel(rf"change from $\Theta_0$ (top down: {', '.join(steps)})", fontsize=9)
     return figure
 
