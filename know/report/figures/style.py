@@ -20,6 +20,7 @@ import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from know.analysis.starts import Start, label
@@ -153,9 +154,10 @@ def forest(axes: Axes, table: pd.DataFrame, confidence: float, limits: tuple[flo
     names = ordered(table.method)
     rank = table.groupby("method").steps.rank("dense")
     middle = (table.groupby("method").steps.transform("nunique") + 1) / 2
-    table = table.assign(y=table.method.map(names.index) + 0.26 * (rank - middle))
-    means = table.groupby(["method", "steps", "y"], as_index=False).value.mean()
-    for (method, chosen), rows in table.groupby(["method", "chosen"]):
+    row, mean = table.method.map(names.index), table.groupby(["method", "steps"]).value.transform("mean")
+    table = table.assign(row=row, y=row + 0.26 * (rank - middle), mean=mean)
+    low, high = limits or (-np.inf, np.inf)
+    for (method, chosen), rows in table[mean.between(low, high)].groupby(["method", "chosen"]):
         look = look_of(str(method))
         sns.pointplot(
             rows, x="value", y="y", orient="y", native_scale=True, linestyles="none", errorbar=interval(confidence),
@@ -163,7 +165,7 @@ def forest(axes: Axes, table: pd.DataFrame, confidence: float, limits: tuple[flo
             **({"ms": look.size, "mew": 0, "zorder": 4} if chosen else {"ms": 3.6, "mfc": "white", "mew": 0.8, "zorder": 3}),
         )  # fmt: skip
     if limits:
-        _margins(axes, means.assign(row=means.method.map(names.index)), limits)
+        _margins(axes, table.drop_duplicates(["method", "steps"]), limits)
     zero_line(axes)
     axes.set(ylim=(len(names) - 0.45, -0.55), yticks=range(len(names)), ylabel="")
     axes.set_yticklabels([math(label(name)) for name in names])
@@ -172,16 +174,16 @@ def forest(axes: Axes, table: pd.DataFrame, confidence: float, limits: tuple[flo
     return names
 
 
-def _margins(axes: Axes, means: pd.DataFrame, limits: tuple[float, float]) -> None:
+def _margins(axes: Axes, marks: pd.DataFrame, limits: tuple[float, float]) -> None:
     low, high = limits
-    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
-    for side, beyond in ((-1, means[means.value < low]), (1, means[means.value > high])):
+    ticks = [tick for tick in MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
+    for side, beyond in ((-1, marks[marks["mean"] < low]), (1, marks[marks["mean"] > high])):
         if beyond.empty:
             continue
         border, edge = (low, low - 0.17 * (high - low)) if side < 0 else (high, high + 0.17 * (high - low))
         low, high = min(low, edge), max(high, edge)
         axes.axvspan(border, edge, color="0.94", lw=0, zorder=3.5)
-        for row, values in beyond.groupby("row").value:
+        for row, values in beyond.sort_values("steps").groupby("row")["mean"]:
             text = ", ".join(signed(value) for value in values)
             axes.text(
                 edge, row, f" ← {text}" if side < 0 else f"{text} → ", ha="left" if side < 0 else "right", va="center",
