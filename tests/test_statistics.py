@@ -2,9 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
 
 from know.analysis.statistics import (
+    Estimate,
     Interval,
     calibration_error,
     effect_size,
@@ -12,9 +17,11 @@ from know.analysis.statistics import (
     mean_interval,
     mixed_model,
     nested_bootstrap,
-    paired_p,
+    p_different,
+    p_equivalent,
     ratio_interval,
     recovery,
+    unpaired,
 )
 
 
@@ -32,14 +39,43 @@ def test_coverage_is_what_it_says():
     assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
 
 
-def test_one_unit_has_no_interval():
-    assert mean_interval([2.0]).half_width == np.inf and not mean_interval([2.0]).excludes_zero
-    assert paired_p([2.0]) == 1.0 and paired_p([0.0, 0.0]) == 1.0 and paired_p([0.1 + 0.2, 0.3]) == 0.0
+def p_of(values: list[float]) -> float:
+    return p_different(mean_interval(values))
 
 
-def test_paired_p_is_scipys():
-    a, b = np.random.default_rng(1).normal(size=(2, 6))
-    assert paired_p(a - b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
+def test_one_unit_decides_nothing():
+    assert mean_interval([2.0]).half_width == np.inf and p_of([2.0]) == 1 and p_equivalent(mean_interval([0.0]), 9) == 1
+    assert p_of([0.0, 0.0]) == 1 and p_of([0.1 + 0.2, 0.3]) == 0
+    assert p_equivalent(mean_interval([0.1, 0.1]), 0.2) == 0 and p_equivalent(mean_interval([0.1, 0.1]), 0.05) == 1
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_p_values_are_scipys_and_statsmodels(confidence):
+    for seed in range(5):
+        a, b = np.random.default_rng(seed).normal(size=(2, 6))
+        found = mean_interval(a - b, confidence)
+        assert p_different(found) == pytest.approx(stats.ttest_rel(a, b).pvalue)
+        for margin in (0.2, 1.0, 3.0):
+            assert p_equivalent(found, margin) == pytest.approx(ttost_paired(a, b, -margin, margin)[0])
+
+
+FINITE = st.floats(-1, 1).map(lambda x: round(x, 6))
+
+
+@given(st.lists(FINITE, min_size=3, max_size=9), st.floats(0.01, 2))
+def test_to_be_equivalent_is_to_lie_within_the_margin(values, margin):
+    """TOST at α = 0.05 is the 90 % interval within ± the margin, and the test is the interval's that excludes 0."""
+    ninety, found = mean_interval(values, 0.9), mean_interval(values)
+    ends = max(abs(ninety.low), abs(ninety.high))
+    if abs(ends - margin) > 1e-6:
+        assert (p_equivalent(ninety, margin) < 0.05) == (ends < margin)
+    if abs(abs(found.mean) - found.half_width) > 1e-9:
+        assert (p_different(found) < 0.05) == found.excludes_zero
+
+
+def test_separate_experiments_add_their_errors():
+    one, other = Estimate(0.5, 0.3, 6), Estimate(0.1, 0.4, 4)
+    assert unpaired(one, other) == Estimate(0.4, pytest.approx(0.5), 4)
 
 
 def nested(generator: np.random.Generator, sources: int, downstreams: int, between: float, within: float) -> np.ndarray:
@@ -130,6 +166,26 @@ def test_nested_bootstrap_is_seeded_and_wants_a_full_matrix():
             nested_bootstrap(wrong)
 
 
+def crossed(generator: np.random.Generator, sources: int, downstreams: int, draw: float, within: float) -> np.ndarray:
+    """As ``nested``, but all source seeds share the same draws of labels, which differ by ``draw``."""
+    return 3 + generator.normal(0, draw, (1, downstreams)) + generator.normal(0, within, (sources, downstreams))
+
+
+def test_draws_that_all_source_seeds_share_cover_too_little():
+    """With the same variance of a draw, the interval over source seeds covers where draws are nested, not where crossed."""
+    generator, covered = np.random.default_rng(0), {}
+    for name in ("crossed", "nested"):
+        hits = []
+        for _ in range(2000):
+            values = (
+                crossed(generator, 6, 3, 1.0, 0.5) if name == "crossed" else nested(generator, 6, 3, 0.0, 1.25**0.5)
+            )
+            found = mean_interval(values.mean(1))
+            hits.append(found.low <= 3 <= found.high)
+        covered[name] = np.mean(hits)
+    assert covered["crossed"] < 0.6 and 0.93 < covered["nested"] < 0.97
+
+
 # --- ratios -----------------------------------------------------------------------------------------------------
 
 
@@ -186,18 +242,23 @@ def test_holm_by_hand():
     assert adjusted.drop("c").to_dict() == pytest.approx({"a": 0.03, "b": 0.06, "d": 0.06, "e": 0.02})
     assert np.isnan(adjusted["c"]) and holm(pd.Series([np.nan])).isna().all()
     assert p["a"] == 0.01 and holm(pd.Series([0.6, 0.7])).max() == 1
+    assert adjusted.dropna().to_list() == pytest.approx(multipletests(p.dropna(), method="holm")[1].tolist())
+
+
+def g_of(values: np.ndarray | list[float]) -> float:
+    return effect_size(mean_interval(values))
 
 
 def test_effect_size_by_hand():
     differences = [1.0, 2.0, 3.0, 4.0, 5.0]  # d_z = 3 / √2.5; J(4) = Γ(2) / (√2 Γ(3/2)) = √(2/π)
-    assert effect_size(differences) == pytest.approx(3 / 2.5**0.5 * (2 / np.pi) ** 0.5)
-    assert effect_size(np.negative(differences)) == -effect_size(differences)
-    assert np.isnan(effect_size([1.0, 2.0])) and np.isnan(effect_size([1.0, 1.0, 1.0]))
+    assert g_of(differences) == pytest.approx(3 / 2.5**0.5 * (2 / np.pi) ** 0.5)
+    assert g_of(np.negative(differences)) == -g_of(differences)
+    assert np.isnan(g_of([1.0, 2.0])) and np.isnan(g_of([1.0, 1.0, 1.0]))
 
 
 def test_the_effect_sizes_correction_takes_off_the_bias():
     samples = np.random.default_rng(0).normal(0.8, 1, (4000, 5))
-    assert np.mean([effect_size(row) for row in samples]) == pytest.approx(0.8, abs=0.05)
+    assert np.mean([g_of(row) for row in samples]) == pytest.approx(0.8, abs=0.05)
     assert (samples.mean(1) / samples.std(1, ddof=1)).mean() > 0.9
 
 

@@ -18,7 +18,6 @@ from know.analysis.comparisons import Comparison, Comparisons, compare
 from know.analysis.statistics import mean_interval
 from know.analysis.units import forgetting_drops
 from know.params import Params
-from know.report import figures, tables  # noqa: F401  (they register)
 from know.report.registry import FIGURES, TABLES
 
 COST = paths.DATA / "measured" / "cost.csv"
