@@ -1,48 +1,7 @@
-"""The figures, in one style: each function takes a tidy table and returns a matplotlib figure."""
+"""The figures, in one style: each is one decorated function of the run's ``Results``, found by its name."""
 
-from know.report.figures.results import ablations, gains, headroom, learning_curves, oracle, transfer
-from know.report.figures.stages import downsizing, forgetting, learning, meta_validation, samples, schematic
-from know.report.figures.style import (
-    FAMILIES,
-    METHOD_STYLE,
-    REFERENCES,
-    families,
-    label,
-    math_label,
-    ordered,
-    save,
-    style_of,
-    use_style,
-    virtual,
-)
-from know.report.figures.weights import landscape, predictions, response, steps
+from know.report.figures import path, transfer, weights
+from know.report.figures.path import samples
+from know.report.figures.style import save, use_style
 
-__all__ = [
-    "FAMILIES",
-    "METHOD_STYLE",
-    "REFERENCES",
-    "ablations",
-    "downsizing",
-    "families",
-    "forgetting",
-    "gains",
-    "headroom",
-    "label",
-    "landscape",
-    "learning",
-    "learning_curves",
-    "math_label",
-    "meta_validation",
-    "oracle",
-    "ordered",
-    "predictions",
-    "response",
-    "samples",
-    "save",
-    "schematic",
-    "steps",
-    "style_of",
-    "transfer",
-    "use_style",
-    "virtual",
-]
+__all__ = ["path", "samples", "save", "transfer", "use_style", "weights"]

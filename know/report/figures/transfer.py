@@ -1,0 +1,238 @@
+"""Figures of what the starts are worth after fine-tuning: gains, headroom, where the truth is known, learning, ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from know.analysis.starts import NAIVE, label, virtual
+from know.analysis.statistics import mean_interval
+from know.report.figures.style import (
+    COLUMN,
+    DASHES,
+    GREY,
+    HALO,
+    MARKERS,
+    PAGE,
+    PALETTE,
+    POINT,
+    forest,
+    gains,
+    interval,
+    look_of,
+    math,
+    ordered,
+    paper_band,
+    signed,
+    window,
+    zero_line,
+)
+from know.report.registry import figure
+
+if TYPE_CHECKING:
+    from know.report.results import Results
+
+LEFT_OUT = {"naive", "wnn", "exponential", "average", "expo", "shrink_perturb", "random_direction", "flipped"}
+"""The starts of the tables that the figures do not show; others, and a user's own, they do."""
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the starts that figures show."""
+    return table[~table.method.isin(LEFT_OUT)]
+
+
+@figure(
+    "gains",
+    "The main result: difference to naïve transfer in points of downstream accuracy, paired by seeds and pooled over numbers "
+    "of labels, with its interval over source seeds, by step; filled, and in numbers: the step that validation images chose "
+    "(bold: better or worse after Holm's correction). "
+    "Shaded: from half of what the paper reports to all of it.",
+    needs=["transfer"],
+)
+def main_gains(results: Results) -> Figure:
+    rate, report, transfer = results.params.rate, results.params.report, results["transfer"]
+    units = gains(transfer, transfer.method == "naive", ["method", "steps", "chosen"]).rename(columns={"gain": "value"})
+    table, error = shown(units), POINT - units.base.mean()
+    figure, axes = plt.subplots(figsize=(PAGE, 0.27 * table.method.nunique() + 0.75))
+    band = paper_band(axes, error, report.margin)
+    core = table[table.method.isin(["known", "more_data"])]
+    names = forest(axes, table, report.confidence, window(core, report.confidence, band))
+    beside = partial(axes.text, transform=axes.get_yaxis_transform(), ha="right")
+    beside(1.19, -0.75, "chosen", va="bottom")
+    for start in results.comparisons.chosen.values():
+        if start.name in names and (found := results.comparisons.of(start, NAIVE)):
+            text = signed(POINT * found.gain.mean, POINT * found.gain.half_width)
+            weight = "bold" if found.verdict in ("better", "worse") else "normal"
+            text = f"{start.data(rate)}:  {text}".removeprefix(":  ")
+            beside(1.19, names.index(start.name), text, va="center", weight=weight)
+    axes.set_xlabel("gain over naïve transfer (points of downstream accuracy)")
+    steps = ", ".join(virtual(int(step), rate) for step in sorted(table.steps[table.steps > 0].unique()))
+    key = partial(Line2D, [], [], color=GREY, ls="", marker="o")
+    keys = [
+        key(ms=5, label="chosen on validation images"),
+        key(ms=3.6, mfc="white", label=f"other steps; top down: {steps}"),
+    ]
+    figure.legend(handles=[*keys, *axes.get_legend_handles_labels()[0]], loc="outside upper center", ncols=3)
+    return figure
+
+
+@figure(
+    "headroom",
+    "Headroom: what nets that were really trained on other numbers of source images gain over |D₀|, paired by seeds, with "
+    "intervals; in text: nets that start from scratch. Shaded: from half of what the paper reports to all of it.",
+    needs=["headroom"],
+)
+def headroom(results: Results) -> Figure:
+    report, size, rate = results.params.report, results.params.downsize.source_images, results.params.rate
+    table = results["headroom"]
+    units = gains(table, table.images == size, ["images", "labels"])
+    counts = [f"{count:g} labels" for count in sorted(units["labels"].unique())]
+    units["labels"] = units["labels"].map("{:g} labels".format)
+    real = units[units.images > 0]
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.5))
+    sns.lineplot(
+        real, x="images", y="gain", hue="labels", style="labels", hue_order=counts, style_order=counts, dashes=False,
+        palette=PALETTE[1 : len(counts) + 1], markers=MARKERS[: len(counts)], errorbar=interval(report.confidence),
+        err_kws={"alpha": 0.2, "lw": 0}, ax=axes,
+    )  # fmt: skip
+    paper_band(axes, POINT - units.base.mean(), report.margin, vertical=False)
+    zero_line(axes, vertical=False)
+    for images, name in ((size, r"$|D_0|$"), (round(size / rate), r"$|D_{-1}|$")):
+        axes.axvline(images, color=GREY, lw=0.9, ls="--", zorder=1)
+        axes.annotate(
+            name, (images, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), textcoords="offset points", ha="center",
+            va="bottom", color="0.35", fontsize=8,
+        )  # fmt: skip
+    scratch = units[units.images == 0].groupby("source_seed").gain.mean()
+    if len(scratch):
+        found = mean_interval(scratch, report.confidence)
+        text = f"from scratch: {signed(found.mean, found.half_width)}"
+        axes.text(
+            0.98, 0.03, text, transform=axes.transAxes, fontsize=8,
+            ha="right", va="bottom", path_effects=HALO,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    ticks = sorted(real.images.unique())
+    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="source images $|D|$", ylabel="gain over $|D_0|$ (points)")
+    axes.grid(axis="x", visible=False)
+    _legends_above(figure, [axes], 3)
+    return figure
+
+
+def _legends_above(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
+    """One legend for all panels, which have the same entries, outside them."""
+    for axes in panels:
+        handles, names = axes.get_legend_handles_labels()
+        axes.legend().remove()
+    figure.legend(handles, names, loc="outside upper center", ncols=columns, columnspacing=1.4)
+
+
+@figure(
+    "oracle",
+    "Where the next point is known: what each start gains downstream over the path's own Θ₀ after one step, with its interval "
+    "over source seeds, beside the real Θ₋₁ (dashed).",
+    needs=["oracle"],
+)
+def oracle(results: Results) -> Figure:
+    report, table = results.params.report, results["oracle"]
+    units = gains(table, table.method == "naive", ["method", "steps"]).rename(columns={"gain": "value"})
+    units = shown(units[units.steps < 2]).assign(chosen=True)
+    figure, axes = plt.subplots(figsize=(COLUMN, 0.2 * units.method.nunique() + 0.6))
+    core = units[units.method.isin(["known", "more_data"])]
+    forest(axes, units, report.confidence, window(core, report.confidence, reach=0.6))
+    look = look_of("more_data")
+    axes.axvline(units.value[units.method == "more_data"].mean(), color=look.colour, ls=look.line, lw=0.9, zorder=1)
+    axes.set_xlabel(r"gain over $\Theta_0$ (points)")
+    return figure
+
+
+@figure(
+    "learning_curves",
+    "Validation accuracy while fine-tuning, less naïve transfer's at the same epoch, from the end of the head's phase on "
+    "(bands: intervals over source seeds); nets from scratch are far below and left out.",
+    needs=["learning_curves"],
+)
+def learning_curves(results: Results) -> Figure:
+    report, table = results.params.report, results["learning_curves"]
+    units = gains(table, table.method == "naive", ["method", "labels", "epoch"])
+    units = units[~units.method.isin(["naive", "scratch"])].assign(
+        start=units.method.map(lambda name: math(label(name)))
+    )
+    names = ordered(units.method)
+    looks = [look_of(name) for name in names]
+    order = [math(label(name)) for name in names]
+    panels = units["labels"].nunique()
+    figure, row = plt.subplots(1, panels, figsize=(COLUMN if panels == 1 else PAGE, 2.6), sharey=True, squeeze=False)
+    for axes, (labels, rows) in zip(row[0], units.groupby("labels"), strict=True):
+        sns.lineplot(
+            rows, x="epoch", y="gain", hue="start", style="start", hue_order=order, style_order=order,
+            palette=[look.colour for look in looks], dashes=[DASHES[look.line] for look in looks],
+            errorbar=interval(report.confidence), err_kws={"alpha": 0.12, "lw": 0}, lw=1.3, ax=axes,
+        )  # fmt: skip
+        zero_line(axes, vertical=False)
+        axes.set(title=f"{labels:g} labels", xlabel="epoch of fine-tuning", ylabel="gain over naïve (points)")
+    _legends_above(figure, row[0], 2 if panels == 1 else 4)
+    return figure
+
+
+ABLATED = {
+    "history_length": "history length $S$",
+    "rate": "sampling rate $r$",
+    "source_images": "source images $|D_0|$",
+    "replication": "source seeds",
+}
+
+
+@figure(
+    "ablations",
+    "KNOWN's gain over naïve transfer, pooled, against each ablated parameter, by step.",
+    needs=["ablations"],
+)
+def ablations(results: Results) -> Figure:
+    """The gains and their intervals are the sweep's cells', so nothing is estimated here."""
+    table = results["ablations"]
+    known = table[(table.method == "known") & (table["labels"].astype(str) == "pooled")]
+    known = known.assign(
+        number=pd.to_numeric(known.value, errors="coerce"), value=known.value.astype(str).str.replace(", ", "\n")
+    ).sort_values(["number", "value"])
+    known["place"] = known.groupby("ablation").value.transform(lambda values: pd.factorize(values)[0])
+    steps = sorted(known.steps.unique())
+    known["place"] += 0.16 * (known.steps.map(steps.index) - (len(steps) - 1) / 2)
+    names = [name for name in ABLATED if name in set(known.ablation)] + sorted(set(known.ablation) - set(ABLATED))
+    columns = min(3, len(names))
+    with plt.rc_context({"figure.constrained_layout.use": False}):  # seaborn's own layout, which the one below replaces
+        grid = sns.FacetGrid(
+            known, col="ablation", col_order=names, col_wrap=columns, sharex=False, height=1.75, aspect=PAGE / 3 / 1.75,
+            hue="steps", hue_kws={"marker": MARKERS[: len(steps)]}, palette=PALETTE[: len(steps)],
+        )  # fmt: skip
+        grid.map_dataframe(_points)
+    for name, axes in grid.axes_dict.items():
+        values = known.value[known.ablation == name].unique()
+        axes.set_xticks(range(len(values)), values, fontsize=7 if "\n" in values[0] else 8)
+        axes.set(xlim=(-0.6, len(values) - 0.4), xlabel=ABLATED.get(name, name.replace("_", " ")), title="")
+        zero_line(axes, vertical=False)
+    grid.set_ylabels("gain over naïve (points)")
+    grid.figure.set_size_inches(COLUMN if columns == 1 else PAGE, grid.figure.get_figheight())
+    grid.figure.set_layout_engine("constrained")
+    handles, _ = grid.axes.flat[0].get_legend_handles_labels()
+    words = [f"{step:g} step{'s' if step > 1 else ''}" for step in steps]
+    grid.figure.legend(handles, words, loc="outside upper center", ncols=len(steps))
+    return grid.figure
+
+
+def _points(data: pd.DataFrame, color: str, marker: str, label: str) -> None:
+    half = POINT * data.half_width.where(np.isfinite(data.half_width), 0.0)
+    plt.errorbar(
+        data.place, POINT * data.gain, half, ls="", elinewidth=0.9, ms=4, color=color, marker=marker, label=label
+    )
