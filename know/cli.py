@@ -12,7 +12,9 @@ import typer
 from know import paths
 from know.options import ParamError
 from know.params import Params, load
-from know.prediction.predictors import PREDICTORS, Known, option_named
+from know.prediction.choices import OWN as OWN_CLASS
+from know.prediction.choices import class_named, option_named
+from know.prediction.predictors import PREDICTORS, Known, PathPredictor
 
 app = typer.Typer(
     help="Knowledge-overflowed weights by retrodiction of forgetting.",
@@ -158,7 +160,7 @@ def evaluate(params: ParamsFile = paths.PARAMS) -> None:
 def predict(
     checkpoints: Annotated[list[Path], typer.Argument(help="State dicts, most forgotten first, Θ_0 last.")],
     out: Annotated[Path, typer.Option("--out", help="The safetensors file to write.", dir_okay=False)],
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(PREDICTORS)}.")] = "known",
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(PREDICTORS)}, or {OWN_CLASS}.")] = "known",
     hypermodel: Annotated[
         str, typer.Option(help="Of known and wnn: a shipped hyper-model's name, or a folder.")
     ] = "default",
@@ -179,22 +181,25 @@ def predict(
     CHECKPOINTS are .safetensors, .pt or .pth files that hold state dicts. Of more than the hyper-model reads, the last
     count. The memory needed does not grow with the model.
     """
-    if method not in PREDICTORS:
-        raise typer.BadParameter(f"{method!r}; allowed: {', '.join(PREDICTORS)}", param_hint="--method")
+    try:
+        chosen = class_named(PathPredictor, method)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--method") from None
     options: dict[str, object] = {}
-    if "hypermodel" in PREDICTORS[method].model_fields:
+    if "hypermodel" in chosen.model_fields:
         options["hypermodel"] = hypermodel
     for given in option or ():
         name, equals, options[name] = given.partition("=")
         if not equals:
             raise typer.BadParameter(f"{given!r}; allowed: NAME=VALUE", param_hint="--option")
-    predictor = option_named(PREDICTORS, "method", method, options)
+    predictor = option_named(PathPredictor, method, options)
     import torch
 
     from know.prediction.files import predict_files
     from know.run.executor import device_named
+    from know.weights.batchnorm import batchnorm_note
     from know.weights.files import Checkpoint
-    from know.weights.kinds import batchnorm_note, parse_overrides
+    from know.weights.kinds import parse_overrides
 
     reads = predictor.model.history_length if isinstance(predictor, Known) else None
     needed = reads or predictor.shortest

@@ -3,7 +3,12 @@
 This module and the rooms' ``options`` import no torch, so that a wrong value is reported before anything heavy is loaded.
 """
 
-from typing import Annotated, TypeVar
+import importlib
+import operator
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -13,6 +18,34 @@ N = TypeVar("N", int, float)
 
 class ParamError(ValueError):
     """A parameter is wrong. The message is one line: the key, what was given and what is allowed."""
+
+
+def reason(error: Exception) -> str:
+    """What went wrong in a user's code and where, in a line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    message = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {message} ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
+
+
+def imported(name: str, option: str) -> Any:
+    """What ``package.module:name`` is; modules are found in the current directory too.
+
+    Raises:
+        ValueError: one line that names the ``option``: it cannot be imported, or there is no such name in it.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise ValueError(f"{option}: got {name!r}; allowed: package.module:name")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return operator.attrgetter(attribute)(importlib.import_module(module_name))
+    except AttributeError as error:
+        if module_name in sys.modules:
+            raise ValueError(f"{option} {name}: {module_name} has no {attribute}") from None
+        raise ValueError(f"{option} {name}: {module_name} cannot be imported: {reason(error)}") from error
+    except Exception as error:
+        raise ValueError(f"{option} {name}: {module_name} cannot be imported: {reason(error)}") from error
 
 
 def distinct(values: tuple[T, ...]) -> tuple[T, ...]:

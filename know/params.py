@@ -63,7 +63,7 @@ class Params(Section):
 
     def __getattr__(self, name: str) -> Any:
         if name in type(self).model_fields:
-            raise ParamError(f"{name}: this stage was not given it; add it to the stage's -p and params: in dvc.yaml")
+            raise ParamError(f"{name}: this stage was not given it; add it to the stage's params: in dvc.yaml")
         return super().__getattr__(name)  # type: ignore[misc]
 
     @model_validator(mode="after")
@@ -158,11 +158,16 @@ def sections(params: Params, names: Iterable[str]) -> dict[str, object]:
 
 
 def given(injected: Mapping[str, object]) -> Params:
-    """The parameters that a notebook was given: the injected sections, or all of ``params.yaml`` if run by hand."""
+    """The parameters that a notebook was given: the injected sections, or all of ``params.yaml`` if run by hand.
+
+    Where the work runs is no matter of the results, so ``compute`` is the file's in any case.
+    """
+    everything = load()
     if not injected:
-        return load()
+        return everything
     fields = Params.model_fields
     values: dict[str, Any] = {
         name: TypeAdapter(cast(Any, fields[name].annotation)).validate_python(value) for name, value in injected.items()
     }
+    values["compute"] = everything.compute
     return Params.model_construct(_fields_set=set(values), **values)

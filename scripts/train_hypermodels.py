@@ -27,8 +27,9 @@ from know.meta.layout import DATASETS, RunFile
 from know.meta.learning import RunSpec, collect, draw_runs, errors, split_runs, train_hypermodels
 from know.meta.options import KnownTraining, MetaTrain
 from know.params import Count, Section
+from know.prediction.engine import Predictor
 from know.prediction.known import HyperModel, Scale, load_hypermodel, save_hypermodel
-from know.prediction.retrodict import Predictor, linear, no_change
+from know.prediction.predictors import linear, no_change
 from know.run.executor import device_of, run_all
 from know.run.options import Compute
 from know.weights.kinds import KINDS

@@ -29,14 +29,8 @@ MICRO = {
         ],
         "controls": [
             "shrunk",
-            {"control": "shrink_perturb", "shrink": [0.6, 0.9], "perturb": 0.1},
-            {
-                "control": "shrink_perturb",
-                "of": "scale_free",
-                "name": "scale_free_shrunk",
-                "shrink": 0.9,
-                "perturb": 0.0,
-            },
+            {"control": "shrink", "shrink": [0.6, 0.9]},
+            {"control": "shrink", "of": "scale_free", "name": "scale_free_shrunk", "shrink": 0.9},
             "trained_on",
         ],
         "steps": 2,

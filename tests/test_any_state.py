@@ -10,7 +10,8 @@ from torch.nn.utils import parametrizations
 
 import know
 from know.prediction.known import HyperModel
-from know.prediction.retrodict import linear, no_change, retrodict
+from know.prediction.predictors import linear, no_change
+from know.prediction.retrodict import retrodict
 from know.weights.files import load_state, save_state
 from know.weights.kinds import kinds_of, ties
 

@@ -18,8 +18,8 @@ from know.data.images import load
 from know.data.subsets import stratified_order
 from know.prediction.known import HyperModel, save_hypermodel
 from know.training import own as custom
+from know.weights.batchnorm import batchnorm_note
 from know.weights.files import load_state
-from know.weights.kinds import batchnorm_note
 
 FACTORIES = """
 import torch

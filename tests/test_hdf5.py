@@ -31,13 +31,15 @@ def published(path, kernels: int = 5, fc: int = 11, bias: int = 8, dtype=np.floa
 def test_published_files_are_read_whole_and_in_blocks(tmp_path, dtype, options, flip):
     arrays = published(tmp_path / "run.mat", dtype=dtype, flip=flip, **options)
     run = RunFile.open(tmp_path / "run.mat")
-    assert run.sizes == {"conv": 45, "fc": 11, "bias": 8} and run.length == 7 and run.spec() is None
-    for kind, name in {"conv": "ConvWeights", "fc": "FCWeights", "bias": "Bias"}.items():
-        whole = run.read(kind)
+    assert run.sizes == {"conv": 45, "fc": 11, "bias": 8} and run.length == 7 and run.spec is None
+    for name in ("ConvWeights", "FCWeights", "Bias"):
+        whole = run.read(name)
         assert whole.dtype == torch.float32
         np.testing.assert_array_equal(whole.numpy(), arrays[name].reshape(-1, 7))
-    np.testing.assert_array_equal(run.read("conv", 1, 3).numpy(), arrays["ConvWeights"][:, :, 1:3].reshape(-1, 7))
-    np.testing.assert_array_equal(run.read("fc", 4, 9).numpy(), arrays["FCWeights"][4:9])
+    np.testing.assert_array_equal(
+        run.read("ConvWeights", 1, 3).numpy(), arrays["ConvWeights"][:, :, 1:3].reshape(-1, 7)
+    )
+    np.testing.assert_array_equal(run.read("FCWeights", 4, 9).numpy(), arrays["FCWeights"][4:9])
 
 
 @settings(deadline=None, max_examples=30)
@@ -46,12 +48,12 @@ def test_blocks_are_a_partition(tmp_path_factory, kernels, fc, scalars):
     path = tmp_path_factory.mktemp("runs") / "run.mat"
     published(path, kernels, fc)
     run = RunFile.open(path)
-    for kind in ("conv", "fc", "bias"):
+    for kind, array in {"conv": "ConvWeights", "fc": "FCWeights", "bias": "Bias"}.items():
         blocks = list(run.blocks(kind, scalars))
         assert max(map(len, blocks)) <= max(scalars, 9)
-        assert sorted(torch.cat(blocks)[:, 0].tolist()) == sorted(run.read(kind)[:, 0].tolist())
+        assert sorted(torch.cat(blocks)[:, 0].tolist()) == sorted(run.read(array)[:, 0].tolist())
         part = run.sample(kind, scalars, torch.Generator().manual_seed(0))
-        assert set(part[:, 0].tolist()) <= set(run.read(kind)[:, 0].tolist())
+        assert set(part[:, 0].tolist()) <= set(run.read(array)[:, 0].tolist())
         assert len(part) == min(run.sizes[kind], max(1, scalars // 9) * 9 if kind == "conv" else scalars)
 
 
@@ -78,7 +80,7 @@ def test_our_files_are_of_the_published_layout(tmp_path, architecture):
         np.testing.assert_array_equal(conv[..., t], torch.cat(kernels, 2).numpy())
         np.testing.assert_array_equal(fc[:, t], torch.cat(others).numpy())
         np.testing.assert_array_equal(bias[:, t], torch.cat(biases).numpy())
-    assert RunFile.open(tmp_path / "run.mat").spec() == {"rate": 0.5}
+    assert RunFile.open(tmp_path / "run.mat").spec == {"rate": 0.5}
 
 
 def test_the_same_run_is_the_same_bytes_and_a_mat_file(tmp_path):
@@ -129,7 +131,7 @@ def integers(file) -> None:
         (wrong_kernel, r"expected ConvWeights \(3, 3, N, P\).* found ConvWeights \(5, 5, 4, 7\)"),
         (other_length, r".*with one P, found .*Bias \(8, 6\)"),
         (integers, "Bias: expected an array of floats"),
-        (lambda file: file.clear(), "holds none of ConvWeights, FCWeights, Bias"),
+        (lambda file: file.clear(), "holds none of ConvWeights, OtherKernels, FCWeights, Bias"),
     ],
 )
 def test_other_layouts_are_named(tmp_path, change, message):

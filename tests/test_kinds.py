@@ -6,7 +6,8 @@ import torchvision
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from know.weights.kinds import bare_name, batchnorm_note, kind_of, kinds_of, matched_names, parse_overrides, ties
+from know.weights.batchnorm import batchnorm_note
+from know.weights.kinds import bare_name, kind_of, kinds_of, matched_names, parse_overrides, ties
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 MATRICES = (nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.MultiheadAttention)

@@ -27,7 +27,7 @@ from know.meta.learning import (
 from know.meta.options import KnownTraining
 from know.params import load
 from know.prediction.known import load_hypermodel
-from know.prediction.retrodict import linear, no_change
+from know.prediction.predictors import linear, no_change
 from know.weights.kinds import KINDS
 
 DECAY = torch.exp(-torch.arange(7) / 2)
@@ -37,7 +37,7 @@ def exponential_run(file: Path, seed: int, weights: int = 400, scale: float = 0.
     """Weights that approach a limit: w_t = a + b·exp(-t/2), whose next step is exp(-1/2) of the last."""
     generator = torch.Generator().manual_seed(seed)
     paths = torch.randn(weights, 2, generator=generator) @ torch.stack([torch.ones(7), DECAY]) * scale
-    save_paths({kind: paths[: len(paths) // 9 * 9] for kind in KINDS}, file)
+    save_paths({array: paths[: len(paths) // 9 * 9] for array in ("ConvWeights", "FCWeights", "Bias")}, file)
     return RunFile.open(file)
 
 
@@ -88,18 +88,18 @@ def test_collecting_is_reproducible_and_resumes_by_the_run(micro, tmp_path, monk
     assert collect(specs, tmp_path / "runs", micro.compute) == files
     assert files[0].read_bytes() == first and files[1].stat().st_mtime_ns == kept
     run = RunFile.open(files[0])
-    assert run.spec() == asdict(specs[0]) and set(run.sizes) == set(KINDS) and run.length == 7
+    assert run.spec == asdict(specs[0]) and set(run.sizes) == set(KINDS) and run.length == 7
     again = run_paths(specs[0], load_images(specs[0].dataset, "train"))
     assert sum(run.sizes.values()) == 17898
-    for kind in KINDS:
-        assert torch.equal(run.read(kind), again[kind]) and (again[kind].diff(dim=1) != 0).any()
+    for array, paths in again.items():
+        assert torch.equal(run.read(array), paths) and (paths.diff(dim=1) != 0).any()
 
 
 def test_every_run_gives_the_stream_the_same_share(tmp_path):
     """Three runs of very different sizes, each with a constant of its own."""
     runs = []
     for number, size in enumerate((3, 300, 30_000)):
-        save_paths({"fc": torch.full((size, 7), float(number))}, tmp_path / f"{number}.mat")
+        save_paths({"FCWeights": torch.full((size, 7), float(number))}, tmp_path / f"{number}.mat")
         runs.append(RunFile.open(tmp_path / f"{number}.mat"))
     batches = stream(runs, "fc", 5, 6000, torch.Generator().manual_seed(0))
     for _ in range(3):
@@ -152,7 +152,7 @@ def test_training_known_is_reproducible(exponential):
 
 
 def test_errors_are_mean_absolute_and_recursive(tmp_path):
-    save_paths({"fc": torch.tensor([[0.0, 1, 2, 4, 6], [1, 1, 1, 1, 1]])}, tmp_path / "run.mat")
+    save_paths({"FCWeights": torch.tensor([[0.0, 1, 2, 4, 6], [1, 1, 1, 1, 1]])}, tmp_path / "run.mat")
     run = RunFile.open(tmp_path / "run.mat")
     predictors = {"same": no_change, "linear": linear}
     # windows (0, 1, 2) → 4, (1, 2, 4) → 6 and two that stand still; a line says 3 and 4 + 7/3 - 1/2·… = 16/3
@@ -171,9 +171,9 @@ def test_runs_that_cannot_be_learned_from_are_named(tmp_path):
     with h5py.File(tmp_path / "nan.mat", "w") as file:
         file["FCWeights"] = np.full((20, 7), np.nan)
     run = RunFile.open(tmp_path / "nan.mat")
-    with pytest.raises(LayoutError, match=r"nan\.mat: FCWeights: holds NaN or Inf"):
+    with pytest.raises(LayoutError, match=r"nan\.mat: fc weights: NaN or Inf among them"):
         draw_windows(run, "fc", 5, 10, generator)
-    with pytest.raises(LayoutError, match="no run to learn from has ConvWeights"):
+    with pytest.raises(LayoutError, match="no run to learn from has conv weights"):
         train_hypermodels([run], [run], 5, load().meta_train.known, 0, load().compute)
 
 
@@ -184,7 +184,7 @@ import torch
 from know.meta.layout import run_files
 from know.meta.learning import errors, train_known
 from know.meta.options import KnownTraining
-from know.prediction.retrodict import linear
+from know.prediction.predictors import linear
 runs = run_files(Path(sys.argv[1]))
 train_known(runs, runs, "conv", 5, KnownTraining(steps=5, batch_size=2048, lr=1e-3), 0)
 errors(runs[0], "fc", 5, {"linear": linear})

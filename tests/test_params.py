@@ -32,7 +32,7 @@ BAD = [
     ({"predict": {"methods": ["known", {"method": "tsv", "scale": [1, -1]}]}}, "predict.methods.1.tsv.scale: got -1", ""),
     ({"predict": {"methods": ["known", {"method": "linear", "name": "naive"}]}}, "predict.methods: got 'naive'; allowed: each", ""),
     ({"predict": {"methods": ["known", ["linear", "log"]]}}, "predict.methods: got 'linear' among others", "of one name"),
-    ({"predict": {"controls": [{"control": "shrink_perturb", "of": "tsv", "shrink": 1, "perturb": 0}]}}, "predict.controls: got shrink_perturb of 'tsv'; allowed: of naive", "linear"),
+    ({"predict": {"controls": [{"control": "shrink_perturb", "of": "tsv", "shrink": 1, "perturb": 0.1}]}}, "predict.controls: got shrink_perturb of 'tsv'; allowed: of naive", "linear"),
     ({"meta_train": {"variants": ["wnn"]}}, "predict.methods: got scale_free, of the variant 'path'; allowed: those in", "['wnn']"),
     ({"predict": {"methods": ["known", "linear", "linear"]}}, "predict.methods: got 'linear'; allowed: each name once", ""),
     ({"predict": {"controls": ["shrink_perturb"]}}, "predict.controls.0.shrink_perturb.shrink: missing; it must be given", ""),

@@ -6,16 +6,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from know.prediction.known import HyperModel
-from know.prediction.retrodict import (
-    by_kind,
-    kind_of,
-    linear,
-    no_change,
-    rescaled,
-    retrodict,
-    task_vector,
-    with_batchnorm,
-)
+from know.prediction.predictors import linear, no_change, task_vector
+from know.prediction.retrodict import retrodict
+from know.weights.batchnorm import with_batchnorm
+from know.weights.kinds import kind_of
 
 finite = st.floats(-10, 10, width=32)
 
@@ -103,17 +97,6 @@ def test_states_that_do_not_fit_are_named():
     line[0]["f.weight"] = torch.zeros(2, 2)
     with pytest.raises(ValueError, match=r"trajectory\[0\]: f\.weight: shapes differ"):
         retrodict(line, linear)
-
-
-def test_rescaling_matches_norms_and_keeps_directions():
-    line = straight_trajectory(3, torch.float32)
-    theta_0, like = line[-1], line[0]
-    scaled = rescaled(theta_0, like)
-    for kind, vector in by_kind(scaled).items():
-        torch.testing.assert_close(vector.norm(), by_kind(like)[kind].norm())
-        cosine = torch.nn.functional.cosine_similarity(vector, by_kind(theta_0)[kind], dim=0)
-        assert cosine.item() == pytest.approx(1, abs=1e-6)
-    assert torch.equal(scaled["bn.running_mean"], theta_0["bn.running_mean"])
 
 
 def test_batchnorm_rules():

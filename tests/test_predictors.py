@@ -13,7 +13,8 @@ from torch import Tensor
 
 from know.prediction.known import HyperModel, Scale, load_hypermodel, save_hypermodel
 from know.prediction.predictors import PREDICTORS, TSV, AnyPredictor, Known, predictor
-from know.prediction.retrodict import kind_of, retrodict
+from know.prediction.retrodict import retrodict
+from know.weights.kinds import kind_of
 
 LENGTH = 5
 CLOSED = [name for name in PREDICTORS if name not in ("known", "wnn")]

@@ -9,7 +9,6 @@ quantile, too narrow for few seeds; the nested bootstrap resamples the few seeds
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,16 +173,3 @@ def effect_size(differences: ArrayLike) -> float:
         return float("nan")
     correction = np.exp(gammaln(m / 2) - gammaln((m - 1) / 2)) / np.sqrt(m / 2)
     return float(correction * array.mean() / array.std(ddof=1))
-
-
-def calibration_error(probabilities: ArrayLike, labels: Sequence[int] | ArrayLike, bins: int = 15) -> float:
-    """Expected calibration error of predicted ``probabilities`` (N, classes) against ``labels`` (N,), 0 to 1.
-
-    Σ_b |B_b|/N · |accuracy(B_b) - confidence(B_b)| over ``bins`` equal bins of the largest probability, each
-    open below (Guo et al., ICML 2017).
-    """
-    matrix = np.asarray(probabilities, dtype=float)
-    confidence, right = matrix.max(1), matrix.argmax(1) == np.asarray(labels)
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(bin_of, weights=right - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(matrix))

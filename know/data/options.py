@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from know.data.catalogue import Dataset, dataset
 from know.options import Classes, Count, Section, Seeds, distinct
@@ -14,12 +14,17 @@ def subset_sizes(total: int, rate: float, length: int) -> list[int]:
 
 
 class Downsize(Section):
-    """The source task, the downstream task, and the draws of D_0."""
+    """The source task, the downstream task, and the draws of D_0.
+
+    ``meta_share``: of the training images of each data set, set aside for meta-training: the experiment sees none of them,
+    and meta-training no others.
+    """
 
     dataset: Dataset
     source_classes: Classes
     downstream_dataset: Dataset
     downstream_classes: Classes
+    meta_share: Annotated[float, Field(ge=0, lt=1)]
     source_images: Count
     validation_images: Count
     headroom_images: Annotated[tuple[Count, ...], AfterValidator(distinct)]

@@ -1,6 +1,7 @@
 """Which images each part of the experiment sees: the source task's subsets, its validation images, the downstream task."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,45 +11,92 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from know.data.catalogue import dataset
 from know.data.images import ImageSet, load
 from know.data.options import Downsize
-from know.data.subsets import nested_subsets, stratified_order
+from know.data.subsets import stratified_order
 from know.options import ParamError
 from know.paths import atomic
+from know.seeds import derive
+
+
+@dataclass(frozen=True)
+class Task:
+    """Some classes of a data set, and the share of its training images that is set aside for meta-training."""
+
+    dataset: str
+    classes: tuple[int, ...]
+    meta_share: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """ "mnist:0-2-4"."""
+        return f"{self.dataset}:{'-'.join(map(str, self.classes))}"
+
+    def pool(self, device: torch.device) -> ImageSet:
+        """The training images that the experiment may see."""
+        return _pool(self, "experiment", device)
+
+    def test(self, device: torch.device) -> ImageSet:
+        """The test images: measured on, and nothing else."""
+        return _test(self, device)
+
+
+def meta_pool(name: str, meta_share: float) -> ImageSet:
+    """The training images of a data set that meta-training may see: its share, or all if none was set aside."""
+    classes = tuple(range(len(dataset(name).classes)))
+    return _pool(Task(name, classes, meta_share), "meta", torch.device("cpu"))
 
 
 @lru_cache(maxsize=8)
-def _task(dataset: str, classes: tuple[int, ...], part: Literal["train", "test"], device: torch.device) -> ImageSet:
-    return load(dataset, part).of_classes(classes).to(device)
+def _pool(task: Task, use: Literal["experiment", "meta"], device: torch.device) -> ImageSet:
+    images = load(task.dataset, "train")
+    if task.meta_share:
+        order = stratified_order(images.labels, derive("pools", task.dataset))
+        cut = round(task.meta_share * len(order))
+        images = images.select((order[:cut] if use == "meta" else order[cut:]).sort().values)
+    return images.of_classes(task.classes).to(device)
 
 
-def source(params: Downsize, part: Literal["train", "test"], device: torch.device) -> ImageSet:
-    """The source task's images: of the training part a pool to draw D_0 and the validation images from."""
-    return _task(params.dataset, params.source_classes, part, device)
+@lru_cache(maxsize=4)
+def _test(task: Task, device: torch.device) -> ImageSet:
+    return load(task.dataset, "test").of_classes(task.classes).to(device)
 
 
-def downstream(params: Downsize, part: Literal["train", "test"], device: torch.device) -> ImageSet:
-    """The downstream task's images: of the training part a pool to draw the labelled ones from."""
-    return _task(params.downstream_dataset, params.downstream_classes, part, device)
+def source_task(params: Downsize) -> Task:
+    """The task that Θ_0 is trained on."""
+    return Task(params.dataset, params.source_classes, params.meta_share)
+
+
+def downstream_task(params: Downsize) -> Task:
+    """The task that every start is fine-tuned on."""
+    return Task(params.downstream_dataset, params.downstream_classes, params.meta_share)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into the source pool.
+    """A source seed's images, as indices into the source pool.
 
-    ``order``: the stratified random order of which all others but ``validation`` are prefixes; for the headroom, nets are
-    trained on further prefixes of it. ``subsets``: D_0 ⊃ D_1 ⊃ … ⊃ D_{S-1}. ``more``: the real D_{-1} ⊃ D_0 of |D_0|/r
-    images, held back from every method; None where the pool is too small. ``validation``: disjoint from all of them.
+    ``order``: a stratified random order, of which D_{-1} ⊃ D_0 ⊃ D_1 ⊃ … are prefixes. ``validation``: disjoint from it.
     """
 
     order: Tensor
-    subsets: Sequence[Tensor]
-    more: Tensor | None
     validation: Tensor
 
+    @classmethod
+    def read(cls, path: Path) -> Split:
+        """What ``write`` wrote."""
+        tensors = load_file(path)
+        return cls(tensors["order"], tensors["validation"])
 
-def draw_split(labels: Tensor, params: Downsize, rate: float, length: int, seed: int) -> Split:
-    """Draw all of a split as prefixes, and the validation images as the suffix, of one stratified random order.
+    def write(self, path: Path) -> None:
+        """Write both as safetensors."""
+        with atomic(path) as temporary:
+            save_file({"order": self.order.clone(), "validation": self.validation.clone()}, temporary)
+
+
+def draw_split(labels: Tensor, params: Downsize, seed: int) -> Split:
+    """Draw a source seed's split: the validation images are the suffix of its order.
 
     Raises:
         ParamError: the pool ``labels`` (N,) is too small for D_0 and the validation images.
@@ -63,45 +111,27 @@ def draw_split(labels: Tensor, params: Downsize, rate: float, length: int, seed:
                 f"downsize.{key}: got {images}; allowed: at most {spare}, the source classes' {len(labels)} training images"
                 f" less downsize.validation_images = {params.validation_images}"
             )
-    order = stratified_order(labels, seed)
+    order = stratified_order(labels, derive("source order", seed))
+    return Split(order[:spare], order[spare:])
+
+
+def more_images(params: Downsize, rate: float, spare: int) -> int | None:
+    """|D_{-1}| = |D_0|/r; None where the pool has fewer than that to ``spare``."""
     wanted = round(params.source_images / rate)
-    return Split(
-        order=order[:spare],
-        subsets=nested_subsets(order[: params.source_images], rate, length),
-        more=order[:wanted] if wanted <= spare else None,
-        validation=order[spare:],
-    )
+    return wanted if wanted <= spare else None
 
 
-def save_split(split: Split, path: Path) -> None:
-    """Write the order, the indices of D_0, D_1, …, of D_-1 if there is one, and of the validation images."""
-    tensors = {f"D_{k}": subset.clone() for k, subset in enumerate(split.subsets)}
-    tensors |= {"order": split.order.clone(), "validation": split.validation.clone()}
-    if split.more is not None:
-        tensors["D_-1"] = split.more.clone()
-    with atomic(path) as temporary:
-        save_file(tensors, temporary)
-
-
-def load_split(path: Path) -> Split:
-    """Read what ``save_split`` wrote."""
-    tensors = load_file(path)
-    more, validation, order = (tensors.pop(name, None) for name in ("D_-1", "validation", "order"))
-    assert validation is not None and order is not None
-    return Split(order, [tensors[f"D_{k}"] for k in range(len(tensors))], more, validation)
-
-
-def downstream_parts(params: Downsize, validation_images: int, device: torch.device) -> tuple[ImageSet, ImageSet]:
+def downstream_parts(task: Task, validation_images: int, device: torch.device) -> tuple[ImageSet, ImageSet]:
     """The downstream training pool in two: images to label and learn from, and validation images, the same for all seeds.
 
     Raises:
         ParamError: there would be too few images left to label.
     """
-    pool = downstream(params, "train", device)
+    pool = task.pool(device)
     if validation_images > len(pool) // 2:
         raise ParamError(
             f"evaluate.validation_images: got {validation_images}; allowed: at most half of the {len(pool)} training images of"
             " the downstream classes"
         )
-    order = stratified_order(pool.labels, seed=0)
+    order = stratified_order(pool.labels, derive("validation", task.name))
     return pool.select(order[validation_images:]), pool.select(order[:validation_images])

@@ -1,12 +1,12 @@
 """Weight paths on disk in the published meta-dataset's layout, an HDF5 file a run, so that either tool reads the other's.
 
-A file holds ``ConvWeights`` (3, 3, N, P), the 3×3 kernels; ``FCWeights`` (M, P), every other kernel, 1×1 convolutions
-among them; ``Bias`` (K, P), biases and BatchNorm's affine. Along P, usually 7, index 0 is the weight after the smallest
+A file holds ``ConvWeights`` (3, 3, N, P), the 3×3 kernels; ``FCWeights`` (M, P), matrices and, as published, 1×1
+convolutions; ``Bias`` (K, P), biases and BatchNorm's affine. Along P, usually 7, index 0 is the weight after the smallest
 subset and the last that after all data. The run's hyper-parameters are in the file's name. Files that MATLAB itself
 wrote hold the axes in reverse; they are recognised.
 
-That only 3×3 kernels are "conv" here, while at prediction every convolution is, is the released code's own departure;
-the layout dictates it.
+Our files may have one array more, ``OtherKernels`` (L, P): convolutions that are no 3×3 ones and count as conv all the
+same, in learning as in prediction. Among them are 1×1 ones if the run is of ``pointwise: conv``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -25,16 +25,22 @@ import torch
 from torch import Tensor
 
 from know.paths import atomic
-from know.weights.kinds import Kind, State, kind_of
+from know.weights.kinds import KINDS, Kind, Pointwise, State, kinds_of
 
-Paths = dict[Kind, Tensor]
-"""The weight paths of one run: for each kind a float tensor (M, P), most forgotten first; 3×3 kernels in the order of
-a (3, 3, N) array."""
+Array = Literal["ConvWeights", "OtherKernels", "FCWeights", "Bias"]
+ARRAYS: dict[Array, Kind] = {"ConvWeights": "conv", "OtherKernels": "conv", "FCWeights": "fc", "Bias": "bias"}
+"""Which kind an array's weights are of."""
+Paths = dict[Array, Tensor]
+"""The weight paths of one run: for each array floats (M, P), most forgotten first; 3×3 kernels in the order of a
+(3, 3, N) array."""
 
-DATASETS: dict[Kind, str] = {"conv": "ConvWeights", "fc": "FCWeights", "bias": "Bias"}
 SUFFIXES = (".mat", ".h5", ".hdf5")
-KERNEL = 9  # scalars of a 3×3 kernel
 SPEC = "know_run"  # attribute with the whole of the hyper-parameters, in files that we wrote
+
+
+def _unit(array: Array) -> int:
+    """Scalars of the least that is read at once: 3×3 kernels lie across the array, their nine scalars apart."""
+    return 9 if array == "ConvWeights" else 1
 
 
 class LayoutError(ValueError):
@@ -53,21 +59,22 @@ def _reading(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def weight_paths(trajectory: Sequence[State]) -> Paths:
-    """Every scalar's path along a trajectory, gathered by kind as the layout does."""
-    gathered: dict[Kind, list[Tensor]] = {}
-    for name, last in trajectory[-1].items():
-        kind = kind_of(name, last)
+def weight_paths(trajectory: Sequence[State], pointwise: Pointwise = "fc") -> Paths:
+    """Every scalar's path along a trajectory, gathered as the layout does, by the kinds that prediction uses."""
+    gathered: dict[Array, list[Tensor]] = {}
+    homes: dict[Kind, Array] = {"conv": "OtherKernels", "fc": "FCWeights", "bias": "Bias"}
+    for name, kind in kinds_of(trajectory[-1], pointwise=pointwise).items():
         if kind == "buffer":
             continue
         path = torch.stack([theta[name].detach().float() for theta in trajectory], -1)
-        if kind == "conv" and last.shape[2:] == (3, 3):  # as Keras has it: (3, 3, in, out)
-            gathered.setdefault("conv", []).append(path.permute(2, 3, 1, 0, 4).reshape(KERNEL, -1, len(trajectory)))
+        if kind == "conv" and path.shape[2:-1] == (3, 3):  # as Keras has it: (3, 3, in, out)
+            kernels = path.permute(2, 3, 1, 0, 4).reshape(9, -1, len(trajectory))
+            gathered.setdefault("ConvWeights", []).append(kernels)
         else:
-            gathered.setdefault("fc" if kind == "conv" else kind, []).append(path.reshape(-1, len(trajectory)))
+            gathered.setdefault(homes[kind], []).append(path.reshape(-1, len(trajectory)))
     return {
-        kind: torch.cat(parts, 1).flatten(0, 1) if kind == "conv" else torch.cat(parts)
-        for kind, parts in gathered.items()
+        array: torch.cat(parts, 1).flatten(0, 1) if array == "ConvWeights" else torch.cat(parts)
+        for array, parts in gathered.items()
     }
 
 
@@ -83,7 +90,7 @@ def hyperparameters(path: Path) -> dict[str, float]:
     return {key: float(value) for key, value in re.findall(pattern, stem)}
 
 
-def save_paths(paths: Mapping[Kind, Tensor], file: Path, spec: Mapping[str, Any] | None = None) -> None:
+def save_paths(paths: Mapping[Array, Tensor], file: Path, spec: Mapping[str, Any] | None = None) -> None:
     """Write one run; the same paths give the same bytes. MATLAB reads it as a v7.3 file, its axes reversed.
 
     Args:
@@ -91,11 +98,11 @@ def save_paths(paths: Mapping[Kind, Tensor], file: Path, spec: Mapping[str, Any]
     """
     with atomic(file) as temporary:
         with h5py.File(temporary, "w", userblock_size=512, track_order=False) as out:
-            for kind, path in paths.items():
+            for name, path in paths.items():
                 array = path.numpy()
-                if kind == "conv":
+                if name == "ConvWeights":
                     array = array.reshape(3, 3, -1, array.shape[1])
-                stored = out.create_dataset(DATASETS[kind], data=array, track_times=False)
+                stored = out.create_dataset(name, data=array, track_times=False)
                 stored.attrs["MATLAB_class"] = np.bytes_("single")
             if spec is not None:
                 out.attrs[SPEC] = json.dumps(spec, sort_keys=True)
@@ -107,14 +114,16 @@ def save_paths(paths: Mapping[Kind, Tensor], file: Path, spec: Mapping[str, Any]
 class RunFile:
     """One run's file, read a block at a time: what is in memory does not grow with the file.
 
-    ``sizes``: how many scalars there are of each kind present; ``length``: P.
+    ``arrays``: how many scalars there are in each array present; ``length``: P. ``spec``: what ``save_paths`` was given;
+    None in files that others wrote.
     """
 
     path: Path
-    sizes: Mapping[Kind, int]
+    arrays: Mapping[Array, int]
     length: int
     reversed: bool
     """The axes are as MATLAB writes them: (P, N, 3, 3), (P, M), (P, K)."""
+    spec: Mapping[str, Any] | None
 
     @classmethod
     def open(cls, path: Path) -> RunFile:
@@ -124,65 +133,84 @@ class RunFile:
             LayoutError: the file is missing, not HDF5, or not of this layout.
         """
         with _reading(path) as file:
-            shapes: dict[Kind, tuple[int, ...]] = {}
-            for kind, name in DATASETS.items():
+            shapes: dict[Array, tuple[int, ...]] = {}
+            for name in ARRAYS:
                 if name in file:
                     stored = file[name]
                     if not isinstance(stored, h5py.Dataset) or stored.dtype.kind != "f":
                         raise LayoutError(f"{path}: {name}: expected an array of floats")
-                    shapes[kind] = stored.shape
+                    shapes[name] = stored.shape
+            spec = json.loads(file.attrs[SPEC]) if SPEC in file.attrs else None
         if not shapes:
-            raise LayoutError(f"{path}: holds none of {', '.join(DATASETS.values())}")
+            raise LayoutError(f"{path}: holds none of {', '.join(ARRAYS)}")
         for backwards in (False, True):
-            if run := cls._read_as(path, shapes, backwards):
-                return run
-        found = ", ".join(f"{DATASETS[kind]} {shape}" for kind, shape in shapes.items())
+            ordered = {name: shape[::-1] if backwards else shape for name, shape in shapes.items()}
+            lengths = {shape[-1] for shape in ordered.values()}
+            fits = all(
+                len(shape) == 4 and shape[:2] == (3, 3) if name == "ConvWeights" else len(shape) == 2
+                for name, shape in ordered.items()
+            )
+            if fits and len(lengths) == 1:
+                counts = {name: int(np.prod(shape[:-1])) for name, shape in ordered.items()}
+                return cls(path, counts, lengths.pop(), backwards, spec)
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise LayoutError(
             f"{path}: expected ConvWeights (3, 3, N, P), FCWeights (M, P), Bias (K, P) with one P, found {found}"
         )
 
-    @classmethod
-    def _read_as(cls, path: Path, shapes: Mapping[Kind, tuple[int, ...]], backwards: bool) -> RunFile | None:
-        ordered = {kind: shape[::-1] if backwards else shape for kind, shape in shapes.items()}
-        fits = all(
-            len(shape) == 4 and shape[:2] == (3, 3) if kind == "conv" else len(shape) == 2
-            for kind, shape in ordered.items()
-        )
-        lengths = {shape[-1] for shape in ordered.values()}
-        if not fits or len(lengths) != 1:
-            return None
-        sizes = {kind: int(np.prod(shape[:-1])) for kind, shape in ordered.items()}
-        return cls(path, sizes, lengths.pop(), backwards)
+    @property
+    def sizes(self) -> dict[Kind, int]:
+        """How many scalars there are of each kind present."""
+        return {kind: sum(map(self.arrays.__getitem__, own)) for kind in KINDS if (own := self._of(kind))}
 
-    def read(self, kind: Kind, start: int = 0, stop: int | None = None) -> Tensor:
-        """Paths (n, P) as float32. ``start`` and ``stop`` count scalars; of conv, 3×3 kernels, all nine scalars each."""
+    @property
+    def pointwise(self) -> Pointwise:
+        """What 1×1 convolutions were filed as; as in the published files if nothing is said."""
+        return (self.spec or {}).get("pointwise", "fc")
+
+    def _of(self, kind: Kind) -> list[Array]:
+        return [array for array in self.arrays if ARRAYS[array] == kind]
+
+    def read(self, array: Array, start: int = 0, stop: int | None = None) -> Tensor:
+        """Paths (n, P) as float32. ``start`` and ``stop`` count scalars; of 3×3 kernels, kernels, all nine scalars each."""
         with _reading(self.path) as file:
-            stored = file[DATASETS[kind]]
+            stored = file[array]
             part = slice(start, stop)
             if self.reversed:
                 block = stored[:, part].transpose()
             else:
-                block = stored[:, :, part] if kind == "conv" else stored[part]
+                block = stored[:, :, part] if array == "ConvWeights" else stored[part]
         return torch.from_numpy(np.ascontiguousarray(block, np.float32)).reshape(-1, self.length)
 
     def blocks(self, kind: Kind, scalars: int) -> Iterator[Tensor]:
         """All paths of a kind, in order, in blocks of about ``scalars``."""
-        unit = KERNEL if kind == "conv" else 1
-        step = max(1, scalars // unit)
-        for start in range(0, self.sizes[kind] // unit, step):
-            yield self.read(kind, start, start + step)
+        for array in self._of(kind):
+            step = max(1, scalars // _unit(array))
+            for start in range(0, self.arrays[array] // _unit(array), step):
+                yield self.read(array, start, start + step)
 
     def sample(self, kind: Kind, scalars: int, generator: torch.Generator) -> Tensor:
-        """Paths of about ``scalars`` neighbours, from a random place; all of them, if there are fewer."""
-        unit = KERNEL if kind == "conv" else 1
-        take, there = max(1, scalars // unit), self.sizes[kind] // unit
-        start = int(torch.randint(max(1, there - take + 1), (), generator=generator))
-        return self.read(kind, start, start + take)
+        """Paths of about ``scalars`` neighbours in one array; all of its, if there are fewer.
 
-    def spec(self) -> dict[str, Any] | None:
-        """What ``save_paths`` was given as ``spec``; None in files that others wrote."""
-        with _reading(self.path) as file:
-            return json.loads(file.attrs[SPEC]) if SPEC in file.attrs else None
+        A path drawn from the result is any path of the kind with the same chance: an array is chosen in proportion to its
+        scalars, and a block begins anywhere in it and goes on from its end to its beginning. (Blocks that must fit would
+        hold the first layers and the heads, at the ends of the files, far more rarely than what is between.) That takes one
+        read, or two at the end.
+        """
+        own = self._of(kind)
+        place = int(torch.randint(self.sizes[kind], (), generator=generator))
+        for array in own:
+            if place < self.arrays[array]:
+                break
+            place -= self.arrays[array]
+        take, there = max(1, scalars // _unit(array)), self.arrays[array] // _unit(array)
+        if take >= there:
+            return self.read(array)
+        start = place // _unit(array)
+        block = self.read(array, start, start + take)
+        if (beyond := start + take - there) <= 0:
+            return block
+        return torch.cat([block, self.read(array, 0, beyond)])
 
 
 def run_files(folder: Path) -> list[RunFile]:

@@ -20,18 +20,19 @@ from torch import Tensor
 
 from know.data.images import ImageSet, load
 from know.data.subsets import nested_subsets, stratified_order
-from know.meta.layout import DATASETS, LayoutError, Paths, RunFile, file_name, run_files, save_paths, weight_paths
+from know.meta.layout import LayoutError, Paths, RunFile, file_name, run_files, save_paths, weight_paths
 from know.meta.options import KnownTraining, MetaTrain
 from know.models.small import build
 from know.params import Params
+from know.prediction.engine import Predictor
 from know.prediction.known import KNOWN, HyperModel, Scale, frame, framed
-from know.prediction.retrodict import CHUNK, Predictor, linear, no_change
+from know.prediction.predictors import linear, no_change
 from know.run.executor import device_of, run_all
 from know.run.options import Compute
 from know.seeds import derive
 from know.training.forgetting import Mode, forget, state_of
 from know.training.loop import Recipe, fit
-from know.weights.kinds import KINDS, Kind, State
+from know.weights.kinds import KINDS, Kind, Pointwise, State
 
 T = TypeVar("T")
 
@@ -52,6 +53,7 @@ class RunSpec:
     epochs: int
     augment: bool
     mode: Mode
+    pointwise: Pointwise
     seed: int
 
     @property
@@ -93,6 +95,7 @@ def draw_runs(params: MetaTrain, mode: Mode = "sequential") -> list[RunSpec]:
                 epochs=rng.randint(*ranges.epochs),
                 augment=random.Random(derive("augment", seed)).random() < ranges.augment,
                 mode=mode,
+                pointwise=params.pointwise,
                 seed=seed,
             )
         )
@@ -109,7 +112,7 @@ def run_paths(spec: RunSpec, images: ImageSet) -> Paths:
     fit(net, data, replace(recipe, epochs=spec.source_epochs), derive("source", spec.seed))
     smaller = nested_subsets(torch.arange(len(data)), spec.rate, spec.subsets)[1:]
     subsets = [data.select(index) for index in smaller]
-    return weight_paths(forget(net, subsets, recipe, spec.seed, spec.mode, initial))
+    return weight_paths(forget(net, subsets, recipe, spec.seed, spec.mode, initial), spec.pointwise)
 
 
 @lru_cache(maxsize=3)
@@ -148,7 +151,8 @@ VISIT = 1 << 10  # windows taken at each visit to a file
 
 
 def draw_windows(run: RunFile, kind: Kind, length: int, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` random windows with the weight that follows, (count, length + 1), from one random block of a run.
+    """``count`` random windows with the weight that follows, (count, length + 1), from one random block of a run; every
+    window of the run has the same chance.
 
     Raises:
         LayoutError: the paths are too short, or hold NaN or Inf.
@@ -157,7 +161,7 @@ def draw_windows(run: RunFile, kind: Kind, length: int, count: int, generator: t
         raise LayoutError(f"{run.path}: paths of {run.length} weights; history_length {length} needs {length + 1}")
     found = windows(run.sample(kind, count, generator), length + 1)
     if not found.isfinite().all():
-        raise LayoutError(f"{run.path}: {DATASETS[kind]}: holds NaN or Inf; remove this run")
+        raise LayoutError(f"{run.path}: {kind} weights: NaN or Inf among them; remove this run")
     return found[torch.randint(len(found), (count,), generator=generator)]
 
 
@@ -278,21 +282,34 @@ def train_hypermodels(
     scales: Sequence[Scale] = ("none",),
     resume: Path | None = None,
 ) -> tuple[dict[Scale, HyperModel], dict[Scale, dict[Kind, Curve]]]:
-    """Meta-train a KNOWN for each scale and kind on files of weight paths, and follow each on the held-out ones."""
+    """Meta-train a KNOWN for each scale and kind on files of weight paths, and follow each on the held-out ones.
+
+    Raises:
+        LayoutError: there is a kind without weights, or 1×1 convolutions are conv in some files and fc in others.
+    """
+    first = training[0]
+    if others := [run for run in (*training, *held_out) if run.pointwise != first.pointwise]:
+        raise LayoutError(
+            f"{others[0].path}: 1×1 kernels are {others[0].pointwise}, but {first.pointwise} in {first.path.name}"
+        )
     for kind in KINDS:
         if not any(kind in run.sizes for run in training):
-            raise LayoutError(f"{training[0].path.parent}: no run to learn from has {DATASETS[kind]}")
+            raise LayoutError(f"{training[0].path.parent}: no run to learn from has {kind} weights")
     jobs = [
         _KnownJob(tuple(training), tuple(held_out), kind, history_length, options, seed, scale, compute)
         for scale in scales
         for kind in KINDS
     ]
-    models = {scale: HyperModel(history_length, f"meta-trained on {len(training)} runs", scale) for scale in scales}
+    description = f"meta-trained on {len(training)} runs"
+    models = {scale: HyperModel(history_length, description, scale, first.pointwise) for scale in scales}
     curves: dict[Scale, dict[Kind, Curve]] = {scale: {} for scale in scales}
     for job, (state, curve) in zip(jobs, run_all(_known_job, jobs, compute, "KNOWN", resume), strict=True):
         models[job.scale].of(job.kind).load_state_dict(state)
         curves[job.scale][job.kind] = curve
     return {scale: model.eval() for scale, model in models.items()}, curves
+
+
+CHUNK = 1 << 15  # scalars a call: small enough for the hyper-model's activations to stay in cache
 
 
 @torch.no_grad()

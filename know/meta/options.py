@@ -56,6 +56,8 @@ class MetaTrain(Section):
     """The meta-dataset and what is learned from it.
 
     ``variants``: hyper-models trained beside KNOWN on the same windows, scaled as ``know.prediction.known.Scale`` says.
+    ``pointwise``: what 1×1 convolutions are to them, in learning and in prediction: "fc", as in the published
+    meta-dataset, or "conv", as all other convolutions.
     """
 
     datasets: Annotated[tuple[Dataset, ...], Field(min_length=1), AfterValidator(distinct)]
@@ -63,4 +65,5 @@ class MetaTrain(Section):
     runs: MetaRuns
     known: KnownTraining
     variants: Annotated[tuple[Literal["path", "wnn"], ...], AfterValidator(distinct)]
+    pointwise: Literal["fc", "conv"] = "fc"
     seed: Seed

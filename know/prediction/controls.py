@@ -5,7 +5,8 @@ control               start, for each predicted step              a method that 
 ====================  ==========================================  ================================================
 ``shrunk``            Θ_0, each kind scaled to the prediction's   smaller (or larger) weights, whatever their
                       norm                                        direction
-``shrink_perturb``    λ·Θ_0 + σ·(fresh initial weights)           curing the warm start: weights that are smaller
+``shrink``            λ·Θ_0                                       weights that are smaller, all alike
+``shrink_perturb``    λ·Θ_0 + σ·(fresh initial weights), σ > 0    curing the warm start: weights that are smaller
                                                                   and noisier
 ``repeated``          the predictor fed Θ_0, Θ_0, …, Θ_0          what it does to any weight: nothing was forgotten
 ``random_direction``  Θ_0 + noise, each kind of the predicted     moving away from Θ_0, wherever to
@@ -16,25 +17,26 @@ control               start, for each predicted step              a method that 
                       the forgetting runs have seen
 ====================  ==========================================  ================================================
 
-The rule for BatchNorm is applied to all of them as to the methods. Like ``know.prediction.predictors``, this module does not import
-torch before it has work to do.
+``shrink`` is the first half of ``shrink_perturb``, alone. The rule for BatchNorm is applied to all of them as to the methods. To
+add one is to write its class here, or anywhere: ``package.module:Class`` is a name too. Like ``know.prediction.predictors``, this
+module does not import torch before it has work to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from know.prediction.predictors import Options, by_name, option_named
+from know.prediction.choices import Options, any_of, option_named
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from know.prediction.retrodict import Predictor
-    from know.weights.kinds import Kind, State
+    from know.weights.algebra import Weights
+    from know.weights.kinds import State, TensorKind
 
 
 @dataclass(frozen=True)
@@ -50,30 +52,67 @@ class Case:
     trajectory: Sequence[State]
     predictor: Predictor
     predicted: Sequence[State]
-    fresh: State
-    seed: int
+    fresh: State | None = None
+    seed: int = 0
     trained_on: State | None = None
     methods: Mapping[str, Sequence[State]] = field(default_factory=dict)
 
+    @cached_property
+    def kinds(self) -> dict[str, TensorKind]:
+        """Of each tensor, as the predictor has them."""
+        from know.prediction.engine import pointwise_of
+        from know.weights.kinds import kinds_of
+
+        return kinds_of(self.trajectory[-1], pointwise=pointwise_of(self.predictor))
+
+    def weights(self, state: State) -> Weights:
+        """One of its states as a vector."""
+        from know.weights.algebra import Weights
+
+        return Weights(state, self.kinds)
+
     @property
-    def theta_0(self) -> State:
-        return self.trajectory[-1]
+    def theta_0(self) -> Weights:
+        return self.weights(self.trajectory[-1])
+
+    @property
+    def steps(self) -> list[Weights]:
+        """Θ̂_{-1}, Θ̂_{-2}, …"""
+        return [self.weights(state) for state in self.predicted]
 
 
 class Control(Options):
-    """A control with a name; maps a case to as many states as were predicted, or to one if it knows no steps.
+    """A control with a name. A class gives ``starts``: as many as were predicted, or one if it knows no steps.
 
     States have Θ_0's keys, shapes and dtypes; buffers are Θ_0's, but for ``trained_on``.
     """
 
+    key: ClassVar[str] = "control"
+    registry: ClassVar[dict[str, type[Control]]] = {}
+
     control: str
 
-    @property
-    def chosen(self) -> str:
-        return self.control
-
-    def __call__(self, case: Case) -> list[State]:
+    def starts(self, case: Case) -> list[Weights]:
+        """The weights to start from."""
         raise NotImplementedError
+
+    def states(self, case: Case) -> list[State]:
+        """The same as state dicts."""
+        return [start.state() for start in self.starts(case)]
+
+    def __call__(
+        self,
+        trajectory: Sequence[State],
+        predictor: Predictor,
+        steps: int = 1,
+        *,
+        fresh: State | None = None,
+        seed: int = 0,
+    ) -> list[State]:
+        """``states`` of what ``predictor`` makes of a trajectory in ``steps`` steps."""
+        from know.prediction.retrodict import retrodict
+
+        return self.states(Case(trajectory, predictor, retrodict(trajectory, predictor, steps), fresh, seed))
 
 
 class Shrunk(Control):
@@ -81,33 +120,48 @@ class Shrunk(Control):
 
     control: Literal["shrunk"] = "shrunk"
 
-    def __call__(self, case: Case) -> list[State]:
-        from know.prediction.retrodict import rescaled
-
-        return [rescaled(case.theta_0, state) for state in case.predicted]
+    def starts(self, case: Case) -> list[Weights]:
+        return [case.theta_0.scaled_to(predicted) for predicted in case.steps]
 
 
-class ShrinkPerturb(Control):
+class Shrinkage(Control):
+    """Weights times λ = ``shrink``: Θ_0's, or those that a method predicted, if ``of`` is the name of its start."""
+
+    shrink: Annotated[float, Field(ge=0, le=1)]
+    of: str = "naive"
+
+    def shrinkage(self, case: Case) -> list[Weights]:
+        """λ·Θ_0, or λ·Θ̂_{-1}, λ·Θ̂_{-2}, …"""
+        states = case.trajectory[-1:] if self.of == "naive" else case.methods[self.of]
+        return [self.shrink * case.weights(state) for state in states]
+
+
+class Shrink(Shrinkage):
+    """λ·θ_0, all weights alike: shrink and perturb without its noise. λ is to be chosen on validation data."""
+
+    control: Literal["shrink"] = "shrink"
+
+    def starts(self, case: Case) -> list[Weights]:
+        return self.shrinkage(case)
+
+
+class ShrinkPerturb(Shrinkage):
     """Shrink and perturb: θ ← λ·θ_0 + σ·fresh, all weights alike (Ash & Adams, NeurIPS 2020).
 
-    λ = ``shrink`` and σ = ``perturb`` are to be chosen on validation data. It knows nothing of the prediction. With ``of``
-    the name of a method's start it does the same to that method's predictions: what they add to the best shrinkage.
+    λ and σ = ``perturb`` are to be chosen on validation data. It knows nothing of the prediction. ``of`` a method: what that
+    adds to the best shrinkage.
+
+    Raises:
+        ValueError: the case has no fresh weights.
     """
 
     control: Literal["shrink_perturb"] = "shrink_perturb"
-    shrink: Annotated[float, Field(ge=0, le=1)]
-    perturb: Annotated[float, Field(ge=0)]
-    of: str = "naive"
+    perturb: Annotated[float, Field(gt=0)]
 
-    def __call__(self, case: Case) -> list[State]:
-        theta_0 = case.theta_0
-        return [
-            _start(
-                theta_0,
-                {n: self.shrink * state[n].float() + self.perturb * case.fresh[n].float() for n in _kinds(theta_0)},
-            )
-            for state in ([theta_0] if self.of == "naive" else case.methods[self.of])
-        ]
+    def starts(self, case: Case) -> list[Weights]:
+        if case.fresh is None:
+            raise ValueError("shrink_perturb: needs the state of a freshly initialised net, fresh")
+        return [shrunk + self.perturb * case.weights(case.fresh) for shrunk in self.shrinkage(case)]
 
 
 class Repeated(Control):
@@ -115,10 +169,11 @@ class Repeated(Control):
 
     control: Literal["repeated"] = "repeated"
 
-    def __call__(self, case: Case) -> list[State]:
+    def starts(self, case: Case) -> list[Weights]:
         from know.prediction.retrodict import retrodict
 
-        return retrodict([case.theta_0] * len(case.trajectory), case.predictor, len(case.predicted))
+        still = [case.trajectory[-1]] * len(case.trajectory)
+        return [case.weights(state) for state in retrodict(still, case.predictor, len(case.predicted))]
 
 
 class RandomDirection(Control):
@@ -126,18 +181,10 @@ class RandomDirection(Control):
 
     control: Literal["random_direction"] = "random_direction"
 
-    def __call__(self, case: Case) -> list[State]:
-        import torch
-
-        theta_0, kinds = case.theta_0, _kinds(case.theta_0)
-        generator = torch.Generator().manual_seed(case.seed)
-        noise = {n: torch.randn(theta_0[n].shape, generator=generator).to(theta_0[n].device) for n in kinds}
-        length, starts = _norms(noise, kinds), []
-        for state in case.predicted:
-            wanted = _norms({name: state[name].float() - theta_0[name].float() for name in kinds}, kinds)
-            moved = {n: theta_0[n].float() + wanted[kind] / length[kind] * noise[n] for n, kind in kinds.items()}
-            starts.append(_start(theta_0, moved))
-        return starts
+    def starts(self, case: Case) -> list[Weights]:
+        theta_0 = case.theta_0
+        noise = theta_0.noise(case.seed)
+        return [theta_0 + noise.scaled_to(predicted - theta_0) for predicted in case.steps]
 
 
 class Flipped(Control):
@@ -145,12 +192,8 @@ class Flipped(Control):
 
     control: Literal["flipped"] = "flipped"
 
-    def __call__(self, case: Case) -> list[State]:
-        theta_0 = case.theta_0
-        return [
-            _start(theta_0, {name: 2 * theta_0[name].float() - state[name].float() for name in _kinds(theta_0)})
-            for state in case.predicted
-        ]
+    def starts(self, case: Case) -> list[Weights]:
+        return [2 * case.theta_0 - predicted for predicted in case.steps]
 
 
 class TrainedOn(Control):
@@ -162,47 +205,21 @@ class TrainedOn(Control):
 
     control: Literal["trained_on"] = "trained_on"
 
-    def __call__(self, case: Case) -> list[State]:
+    def starts(self, case: Case) -> list[Weights]:
         if case.trained_on is None:
             raise ValueError("trained_on: Θ_0 was not trained on; it needs the data")
-        return [case.trained_on]
+        return [case.weights(case.trained_on)]
 
 
-def _kinds(state: State) -> dict[str, Kind]:
-    """Each weight's kind; no buffers."""
-    from know.weights.kinds import kinds_of
+if TYPE_CHECKING:
+    AnyControl = Control
+else:
+    AnyControl = any_of(Control)
 
-    return {name: kind for name, kind in kinds_of(state).items() if kind != "buffer"}
-
-
-def _norms(tensors: State, kinds: Mapping[str, Kind]) -> dict[Kind, Tensor]:
-    """The norm of all tensors of a kind together."""
-    squares: dict[Kind, Tensor] = {}
-    for name, kind in kinds.items():
-        square = tensors[name].square().sum()
-        squares[kind] = squares[kind] + square if kind in squares else square
-    return {kind: square.sqrt() for kind, square in squares.items()}
-
-
-def _start(theta_0: State, weights: Mapping[str, Tensor]) -> State:
-    """These weights, in Θ_0's dtypes, and Θ_0's buffers."""
-    return {name: weights[name].to(t.dtype) if name in weights else t.clone() for name, t in theta_0.items()}
-
-
-AnyControl = Annotated[
-    Annotated[
-        Shrunk | ShrinkPerturb | Repeated | RandomDirection | Flipped | TrainedOn, Field(discriminator="control")
-    ],
-    by_name("control"),
-]
-"""A field of this type takes a name, ``flipped``, or one with options, ``{control: shrink_perturb, shrink: 0.6, …}``."""
-
-CONTROLS: dict[str, type[Control]] = {
-    cls.model_fields["control"].default: cls for cls in get_args(get_args(AnyControl)[0])
-}
+CONTROLS: dict[str, type[Control]] = Control.registry
 """Every control by its name."""
 
 
 def control(name: str, **options: object) -> Control:
-    """The control of this name with these options. Raises ValueError: one line, as ``know.prediction.predictors.option_named``."""
-    return option_named(CONTROLS, "control", name, options)
+    """The control of this name, or ``package.module:Class``, with these options. Raises ValueError, as ``option_named``."""
+    return option_named(Control, name, options)

@@ -18,10 +18,17 @@ from torch.nn.functional import leaky_relu
 from know.prediction.known import KNOWN, HyperModel, Stream
 from know.prediction.predictors import Extrapolation, PathPredictor
 from know.run.progress import track
-from know.weights.kinds import Kind, matched_names
+from know.weights.kinds import Kind, Pointwise, matched_names
 
 Predictor = Callable[..., Tensor]
 """Maps a window (N, S) and its kind to (N,); see ``know.prediction.predictors``."""
+
+
+def pointwise_of(predictor: Predictor) -> Pointwise:
+    """What 1×1 convolutions are to a predictor: its ``pointwise``, if it says; a hyper-model must."""
+    found: Pointwise = getattr(predictor, "pointwise", "conv")
+    return found
+
 
 BLOCK = 2112
 """Scalars whose features, 1.8 MB in float32, stay in a core's L2 cache. Not a power of two: rows would meet in its sets."""

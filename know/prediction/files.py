@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from know.paths import atomic
-from know.prediction.engine import PIECE, Predictor, extrapolate, narrowed
+from know.prediction.engine import PIECE, Predictor, extrapolate, narrowed, pointwise_of
 from know.weights.files import STORABLE, Checkpoint, CheckpointError, Writer
 from know.weights.kinds import TensorKind, kinds_of
 
@@ -46,7 +46,7 @@ def predict_files(
     with ExitStack() as stack:
         trajectory = [stack.enter_context(Checkpoint(path)) for path in files]
         theta_0 = trajectory[-1]
-        kinds = kinds_of(theta_0.tensors, overrides)
+        kinds = kinds_of(theta_0.tensors, overrides, pointwise_of(predictor))
         dtypes = {
             name: dtype if dtype and tensor.is_floating_point() else tensor.dtype
             for name, tensor in theta_0.tensors.items()

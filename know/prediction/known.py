@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from know.paths import atomic
-from know.weights.kinds import KINDS, Kind
+from know.weights.kinds import KINDS, Kind, Pointwise
 
 Scale = Literal["none", "path", "wnn"]
 """How a hyper-model sees a path: "none", its weights as they are (the paper's); "path", in the path's own frame."""
@@ -114,14 +114,21 @@ class HyperModel(nn.Module):
 
     With ``scale`` "path" or "wnn" the networks work in each path's ``frame``: the prediction then follows a change of
     the weights' scale and origin (with "wnn" but for its 1e-5) and moves by less than one unit; with "path" it leaves a
-    path alone that stands still.
+    path alone that stands still. ``pointwise``: what 1×1 convolutions are to it, as it has learned them.
     """
 
-    def __init__(self, history_length: int = 5, description: str = "", scale: Scale = "none") -> None:
+    def __init__(
+        self,
+        history_length: int = 5,
+        description: str = "",
+        scale: Scale = "none",
+        pointwise: Pointwise = "conv",
+    ) -> None:
         super().__init__()
         self.history_length = history_length
         self.description = description
         self.scale = scale
+        self.pointwise = pointwise
         self.conv, self.fc, self.bias = (KNOWN(history_length) for _ in KINDS)
 
     def of(self, kind: Kind) -> KNOWN:
@@ -139,7 +146,8 @@ class HyperModel(nn.Module):
 
 def save_hypermodel(model: HyperModel, folder: Path) -> None:
     """Write ``conv.safetensors``, ``fc.safetensors``, ``bias.safetensors`` and ``config.json``."""
-    config = {"history_length": model.history_length, "scale": model.scale, "description": model.description}
+    keys = ("history_length", "scale", "pointwise", "description")
+    config = {key: getattr(model, key) for key in keys}
     with atomic(folder) as temporary:
         temporary.mkdir()
         for kind in KINDS:
@@ -169,14 +177,15 @@ def load_hypermodel(name_or_dir: str | Path) -> HyperModel:
     try:
         options: Mapping[str, object] = json.loads(config.read_text())
         length, description = options["history_length"], options.get("description", "")
-        scale = options.get("scale", "none")
+        scale, pointwise = options.get("scale", "none"), options.get("pointwise", "conv")
         if not isinstance(length, int) or length < 2 or not isinstance(description, str):
             raise ValueError("history_length must be an integer of at least 2")
-        if scale not in get_args(Scale):
-            raise ValueError(f"scale: got {scale!r}; allowed: {', '.join(get_args(Scale))}")
+        for key, value, allowed in (("scale", scale, get_args(Scale)), ("pointwise", pointwise, get_args(Pointwise))):
+            if value not in allowed:
+                raise ValueError(f"{key}: got {value!r}; allowed: {', '.join(allowed)}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{config}: not a hyper-model's configuration: {error}") from None
-    model = HyperModel(length, description, cast(Scale, scale))
+    model = HyperModel(length, description, cast(Scale, scale), cast(Pointwise, pointwise))
     for kind in KINDS:
         path = folder / f"{kind}.safetensors"
         try:

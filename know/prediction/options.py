@@ -1,13 +1,13 @@
 """Methods, controls and their candidates: the section ``predict``."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from know.options import Section
-from know.prediction.controls import AnyControl, ShrinkPerturb
+from know.prediction.controls import AnyControl, Shrinkage
 from know.prediction.predictors import AnyPredictor
 
 
@@ -21,13 +21,7 @@ def _combinations(given: object) -> object:
     return tuple(dict(given) | dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
 
 
-def candidate_names(candidates: Sequence[AnyPredictor | AnyControl]) -> list[str]:
-    """What the candidates' starts are called: the start's name, and a number behind a dot if there are several."""
-    name = candidates[0].start
-    return [name] if len(candidates) == 1 else [f"{name}.{i}" for i in range(len(candidates))]
-
-
-RESERVED = {"naive", "scratch", "more_data"}
+RESERVED = {"naive", "scratch", "more_data", "theta", "trained"}
 """Starts that there are without asking."""
 
 
@@ -44,9 +38,20 @@ class Predict(Section):
     batchnorm: Literal["copy", "predict", "reset", "re-estimate"]
 
     @property
+    def methods_by_name(self) -> dict[str, tuple[AnyPredictor, ...]]:
+        """The candidates of each method, by the name of its start."""
+        return {candidates[0].start: candidates for candidates in self.methods}
+
+    @property
+    def controls_by_name(self) -> dict[str, tuple[AnyControl, ...]]:
+        """The candidates of each control, by the name of its start."""
+        return {candidates[0].start: candidates for candidates in self.controls}
+
+    @property
     def starts(self) -> dict[str, tuple[AnyPredictor | AnyControl, ...]]:
         """The candidates of each start, by its name."""
-        return {candidates[0].start: candidates for candidates in (*self.methods, *self.controls)}
+        every: list[tuple[AnyPredictor | AnyControl, ...]] = [*self.methods, *self.controls]
+        return {candidates[0].start: candidates for candidates in every}
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
@@ -65,7 +70,7 @@ class Predict(Section):
             if len({one.start for one in candidates}) > 1:
                 raise ValueError(f"methods: got {candidates[0].start!r} among others; allowed: candidates of one name")
             for one in candidates:
-                if isinstance(one, ShrinkPerturb) and one.of not in single | {"naive"}:
+                if isinstance(one, Shrinkage) and one.of not in single | {"naive"}:
                     raise ValueError(
                         f"controls: got {one.start} of {one.of!r}; allowed: of naive, or a method without candidates:"
                         f" {', '.join(sorted(single))}"

@@ -7,96 +7,37 @@ callable will do. Those here are ``PathPredictor``s, of which some may also
   dimension, so one formula serves both;
 - predict k steps past the real window at once (``direct``), instead of being fed back their own predictions.
 
-w_0 … w_{S-1} is the window, d_i = w_i - w_{i-1}. docs/methods.md lists them all. This module does not import torch, so
-that options are validated before anything heavy is loaded.
+w_0 … w_{S-1} is the window, d_i = w_i - w_{i-1}. docs/methods.md lists them all. To add one is to write its class here, or
+anywhere: ``package.module:Class`` is a name too. Like ``know.prediction.choices``, this module does not import torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from know import paths
+from know.prediction.choices import Options, any_of, option_named
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from know.prediction.known import HyperModel
-    from know.weights.kinds import Kind
-
-
-class Options(BaseModel):
-    """What is chosen by name, with its options. Unknown options are errors; values cannot be changed afterwards.
-
-    ``name``: what the results call it, if not by the choice's own name; so that one can stand beside itself with other
-    options.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] | None = None
-
-    @property
-    def start(self) -> str:
-        """What the results call it."""
-        return self.name or self.chosen
-
-    @property
-    def chosen(self) -> str:
-        """The name in the registry."""
-        raise NotImplementedError
-
-    def stated(self, others: Sequence[Options]) -> str:
-        """Its values of the options in which ``others`` differ from each other: "scale=0.3"."""
-        return ", ".join(
-            f"{key}={getattr(self, key)}"
-            for key in type(self).model_fields
-            if len({getattr(other, key) for other in others}) > 1
-        )
-
-
-T = TypeVar("T", bound=Options)
-
-
-def by_name(key: str) -> BeforeValidator:
-    """Lets a bare name stand for a choice without options: ``linear`` for ``{method: linear}``."""
-    return BeforeValidator(lambda given: {key: given} if isinstance(given, str) else given)
-
-
-def option_named(registry: Mapping[str, type[T]], key: str, name: str, options: Mapping[str, object]) -> T:
-    """The entry of ``registry`` called ``name``, whose ``key`` says so, with these options.
-
-    Raises:
-        ValueError: one line that names the choice or the option, what was given and what is allowed.
-    """
-    if name not in registry:
-        raise ValueError(f"{key}: got {name!r}; allowed: {', '.join(registry)}")
-    try:
-        return registry[name].model_validate({key: name, **options})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}: " for part in first["loc"])
-        allowed = ", ".join(sorted(registry[name].model_fields.keys() - {key, "name"})) or "none"
-        raise ValueError(
-            f"{name}: {where}{first['msg'].removeprefix('Value error, ')}; its options: {allowed}"
-        ) from None
+    from know.weights.kinds import Kind, Pointwise
 
 
 class PathPredictor(Options):
     """A predictor with a name, ``method``; ``shortest`` is the least history length S that it can do with."""
 
+    key: ClassVar[str] = "method"
+    registry: ClassVar[dict[str, type[PathPredictor]]] = {}
     whole_tensors: ClassVar[bool] = False
     shortest: ClassVar[int] = 1
 
     method: str
-
-    @property
-    def chosen(self) -> str:
-        return self.method
 
     def __call__(self, window: Tensor, kind: Kind) -> Tensor:
         """The next value (*shape) of each path of a window (*shape, S)."""
@@ -287,6 +228,11 @@ class Known(PathPredictor):
 
         return load_hypermodel(self.hypermodel or paths.HYPERMODEL / (self.variant or ""))
 
+    @property
+    def pointwise(self) -> Pointwise:
+        """What 1×1 convolutions are to the hyper-model."""
+        return self.model.pointwise
+
     def __call__(self, window: Tensor, kind: Kind) -> Tensor:
         return self.model.to(window.device)(window, kind)
 
@@ -298,24 +244,18 @@ class Wnn(Known):
     variant: Literal["path", "wnn"] | None = "wnn"
 
 
-AnyPredictor = Annotated[
-    Annotated[
-        NoChange | Average | Linear | Log | Exponential | TaskVector | Expo | TSV | Known | Wnn,
-        Field(discriminator="method"),
-    ],
-    by_name("method"),
-]
-"""A field of this type takes a name, ``linear``, or a name with options, ``{method: tsv, rank_share: 0.2}``."""
+if TYPE_CHECKING:
+    AnyPredictor = PathPredictor
+else:
+    AnyPredictor = any_of(PathPredictor)
 
-PREDICTORS: dict[str, type[PathPredictor]] = {
-    cls.model_fields["method"].default: cls for cls in get_args(get_args(AnyPredictor)[0])
-}
+PREDICTORS: dict[str, type[PathPredictor]] = PathPredictor.registry
 """Every predictor by its name."""
 
 
 def predictor(method: str, **options: object) -> PathPredictor:
-    """The predictor of this name with these options. Raises ValueError: one line, as ``option_named``."""
-    return option_named(PREDICTORS, "method", method, options)
+    """The predictor of this name, or ``package.module:Class``, with these options. Raises ValueError, as ``option_named``."""
+    return option_named(PathPredictor, method, options)
 
 
 no_change, linear = NoChange(), Linear()

@@ -1,44 +1,25 @@
 """One executor for runs that do not depend on each other: a process a core, one torch thread each.
 
-A result does not depend on how many processes there are. With a folder to resume from, each finished run is kept
-there, so that a killed stage loses only the runs in flight.
+A result does not depend on how many processes there are. Each run is recorded in the store (``know.run.store``) by the
+process that does it, so that whatever stops a stage, finished runs are never done again.
 """
 
-import hashlib
 import os
-import pickle
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import joblib
 import torch
 
-from know import paths
+from know.run.device import device_named, on
 from know.run.options import Compute
 from know.run.progress import track
+from know.run.store import once
 
 J = TypeVar("J")
 R = TypeVar("R")
-
-
-def device_named(name: str) -> torch.device:
-    """The device of this name; "auto" is CUDA, else MPS, else the CPU.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
-    if not available.get(name.partition(":")[0]):
-        raise ValueError(
-            f"device {name!r} is not available here; allowed: auto, {', '.join(filter(available.get, available))}"
-        )
-    return torch.device(name)
+T = TypeVar("T")
 
 
 def device_of(compute: Compute) -> torch.device:
@@ -54,68 +35,73 @@ def jobs_of(compute: Compute) -> int:
     return {"cpu": cores, "cuda": min(4, cores)}.get(device_of(compute).type, 1)
 
 
-def _single_threaded(function: Callable[[J], R], job: J, kept: Path | None) -> R:
-    if kept is not None and kept.exists():
-        return pickle.loads(kept.read_bytes())
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        result = function(job)
-    finally:
-        torch.set_num_threads(threads)
-    if kept is not None:
-        with paths.atomic(kept) as temporary:
-            temporary.write_bytes(pickle.dumps(result))
-    return result
-
-
-def run_all(
-    function: Callable[[J], R], jobs: Sequence[J], compute: Compute, description: str, resume: Path | None = None
-) -> list[R]:
-    """``[function(job) for job in jobs]``, in parallel, with a progress bar.
-
-    Args:
-        function: importable, and a function of ``job`` alone.
-        jobs: with a ``repr`` that tells them apart (frozen dataclasses, tuples).
-        resume: where finished runs are kept and found again; see ``resumable``.
-    """
-    if not jobs:
-        return []
-    kept = [resume and resume / f"{hashlib.sha256(repr(job).encode()).hexdigest()[:24]}.pickle" for job in jobs]
-    with joblib.parallel_config(backend=compute.backend, inner_max_num_threads=_inner_threads(compute)):
-        parallel = joblib.Parallel(n_jobs=min(jobs_of(compute), len(jobs)), return_as="generator")
-        results: Iterable[R] = parallel(
-            joblib.delayed(partial(_single_threaded, function))(job, path) for job, path in zip(jobs, kept, strict=True)
-        )
-        return list(track(results, total=len(jobs), desc=description))
-
-
-def _inner_threads(compute: Compute) -> int | None:
-    return 1 if compute.backend == "loky" else None  # the other back ends do not take it
-
-
-def fingerprint(inputs: Iterable[Path]) -> str:
-    """A digest of the contents of files and folders, and of this package's code."""
-    digest = hashlib.sha256()
-    for root in (*inputs, Path(__file__).parent):
-        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and p.suffix != ".pyc")
-        for file in files:
-            digest.update(os.fsencode(file.name) + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+def numerics(compute: Compute) -> str:
+    """What a number may depend on besides its run: the kind of device, and how CUDA computes."""
+    kind = device_of(compute).type
+    return kind + (" deterministic" if kind == "cuda" and compute.deterministic else "")
 
 
 @contextmanager
-def resumable(stage: str, parameters: object, inputs: Iterable[Path] = ()) -> Iterator[Path]:
-    """A folder in which ``run_all`` keeps what is finished, for as long as the stage is not.
+def _as_run(compute: Compute) -> Iterator[None]:
+    """As the processes of the executor compute: with one thread, on the device, reproducibly."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    if compute.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        with on(device_of(compute)):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
-    It belongs to these parameters, these inputs and this code: with others the runs start anew. When the stage
-    succeeds it is removed, so that a forced re-run recomputes.
+
+def one(function: Callable[[J], R], job: J, compute: Compute) -> R:
+    """``function(job)``, computed once, ever, and as ``run_all`` computes it."""
+    with _as_run(compute):
+        return once(function, job, numerics(compute))
+
+
+def _done(function: Callable[[J], R], job: J, compute: Compute) -> None:
+    one(function, job, compute)  # the result goes through the store: nothing large is sent between processes
+
+
+def _mapped(function: Callable[[J], R], job: J, compute: Compute) -> R:
+    with _as_run(compute):
+        return function(job)
+
+
+def run_all(function: Callable[[J], R], jobs: Sequence[J], compute: Compute, description: str) -> list[R]:
+    """``[function(job) for job in jobs]``, in parallel, with progress; each job is computed once, ever.
+
+    Args:
+        function: importable, and a function of ``job`` alone; its return annotation says how its record is read.
+        jobs: frozen dataclasses of plain values.
     """
-    key = hashlib.sha256((repr(parameters) + fingerprint(inputs)).encode()).hexdigest()[:16]
-    folder = paths.BUILD / "partial" / f"{stage}-{key}"
-    for stale in folder.parent.glob(f"{stage}-*"):
-        if stale != folder:
-            shutil.rmtree(stale)
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
-    shutil.rmtree(folder)
+    distinct = list(dict.fromkeys(jobs))
+    for _ in _parallel(_done, function, distinct, compute, description):
+        pass
+    results = {job: one(function, job, compute) for job in distinct}
+    return [results[job] for job in jobs]
+
+
+def map_all(function: Callable[[J], R], jobs: Sequence[J], compute: Compute, description: str) -> list[R]:
+    """``[function(job) for job in jobs]``, in parallel, with progress, each time anew: for what is quick, or writes files."""
+    return list(_parallel(_mapped, function, jobs, compute, description))
+
+
+def _parallel(
+    way: Callable[[Callable[[J], R], J, Compute], T],
+    function: Callable[[J], R],
+    jobs: Sequence[J],
+    compute: Compute,
+    description: str,
+) -> Iterator[T]:
+    if not jobs:
+        return
+    with joblib.parallel_config(
+        backend=compute.backend, inner_max_num_threads=1 if compute.backend == "loky" else None
+    ):
+        parallel = joblib.Parallel(n_jobs=min(jobs_of(compute), len(jobs)), return_as="generator")
+        results = parallel(joblib.delayed(way)(function, job, compute) for job in jobs)
+        yield from track(results, total=len(jobs), desc=description)

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +16,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import default
 
-from know import params, paths
-from know.run.progress import TERMINAL
+from know import paths
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -90,12 +87,10 @@ def run(notebook: Path, out: Path, sections: Mapping[str, object]) -> None:
 
 
 def _environment() -> None:
-    """What the kernel inherits: reproducible bytes, figures in the notebook, bars on the terminal if there is one."""
+    """What the kernel inherits: reproducible bytes, and figures in the notebook."""
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
     os.environ["PYTHONHASHSEED"] = "0"
     os.environ.pop("MPLBACKEND", None)  # another back end than the notebook's would swallow the figures
-    # By its name: the kernel is in a session of its own, where /dev/tty is nobody's.
-    os.environ.setdefault(TERMINAL, os.ttyname(sys.stderr.fileno()) if sys.stderr.isatty() else "")
 
 
 def reproducible(notebook: NotebookNode) -> NotebookNode:
@@ -113,27 +108,3 @@ def reproducible(notebook: NotebookNode) -> NotebookNode:
                 key = "text" if "text" in holder else "text/plain"
                 holder[key] = ADDRESS.sub("", CELL_FILE.sub("cell", holder[key]))
     return notebook
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, prog="python -m know.run.notebook")
-    parser.add_argument("notebook", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument(
-        "-p", "--parameters", action="append", default=[], metavar="SECTION", help="inject this section"
-    )
-    options = parser.parse_args()
-    try:
-        sections = params.sections(params.load(), options.parameters)
-        run(options.notebook, options.out, sections)
-    except (params.ParamError, NotebookError, OSError) as error:
-        message = str(error)
-        print(message if sys.stderr.isatty() else ANSI.sub("", message), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

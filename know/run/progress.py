@@ -1,30 +1,96 @@
-"""Progress bars with time left: on the terminal, never in the outputs of a notebook that the pipeline runs.
+"""Progress: a bar with the time left on a terminal, a line a minute elsewhere, never in the outputs of a notebook.
 
-Such a notebook's kernel has no terminal of its own, so the runner names the user's in ``KNOW_PROGRESS``; an empty name
-says that there is none.
+The kernel of a notebook that the pipeline runs has no terminal of its own. So its runs note how far they are in the file
+that ``KNOW_PROGRESS`` names, and the process that started it shows that (``Watch``).
 """
 
+from __future__ import annotations
+
+import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self, TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
-TERMINAL = "KNOW_PROGRESS"
+NOTES = "KNOW_PROGRESS"
+MINUTE = 60.0
 
 
 def track(iterable: Iterable[T], total: int | None = None, desc: str = "") -> Iterator[T]:
-    """Iterate with a bar on the terminal, or below the cell in a notebook that is run by hand."""
-    named = os.environ.get(TERMINAL)
-    stream, shown = sys.stderr, named is None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
-    with ExitStack() as stack:
-        if named:
+    """Iterate and show how far: on the terminal, below the cell of a notebook run by hand, or through ``Watch``."""
+    if notes := os.environ.get(NOTES):
+        yield from _noted(iterable, total, desc, Path(notes))
+        return
+    shown = sys.stderr.isatty() or "ipykernel" in sys.modules
+    yield from tqdm(iterable, desc=desc, total=total, disable=not shown, dynamic_ncols=True)
+
+
+def _noted(iterable: Iterable[T], total: int | None, desc: str, notes: Path) -> Iterator[T]:
+    started, done = time.monotonic(), 0
+
+    def note() -> None:
+        temporary = notes.with_suffix(".new")
+        temporary.write_text(
+            json.dumps({"what": desc, "done": done, "total": total, "seconds": time.monotonic() - started})
+        )
+        temporary.replace(notes)
+
+    note()
+    for item in iterable:
+        yield item
+        done += 1
+        note()
+
+
+class Watch:
+    """Shows, while the block runs, how far the runs of another process are that notes its progress in ``self.notes``."""
+
+    def __init__(self, stage: str, every: float | None = None) -> None:
+        self.stage, self.terminal = stage, sys.stderr.isatty()
+        self.every = every or (0.5 if self.terminal else MINUTE)
+        self._folder = TemporaryDirectory(prefix="know-progress-")
+        self.notes = Path(self._folder.name) / "progress.json"
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self.terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        self._folder.cleanup()
+
+    def _show(self) -> None:
+        while not self._ended.wait(self.every):
             try:
-                stream, shown = stack.enter_context(Path(named).open("w")), True
-            except OSError:  # closed since the run started; a bar is not worth a failure
-                shown = False
-        yield from tqdm(iterable, desc=desc, total=total, file=stream, disable=not shown, dynamic_ncols=True)
+                found = json.loads(self.notes.read_text())
+            except (OSError, ValueError):
+                continue
+            line = line_of(self.stage, found["what"], found["done"], found["total"], found["seconds"])
+            print(
+                f"\r\033[K{line}" if self.terminal else line,
+                end="" if self.terminal else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def line_of(stage: str, what: str, done: int, total: int | None, seconds: float) -> str:
+    """ "forget: forgetting 7 of 24, 3 min left"."""
+    text = f"{stage}: {what} {done}" + (f" of {total}" if total else "")
+    if not total or not done or done >= total:
+        return text
+    left = seconds / done * (total - done)
+    return f"{text}, {left / 60:.0f} min left" if left >= 90 else f"{text}, {left:.0f} s left"

@@ -13,12 +13,9 @@ from know.data.images import load
 from know.meta.layout import Paths, RunFile, save_paths
 from know.meta.learning import RunSpec, draw_runs, errors, run_paths, split_runs, train_hypermodels
 from know.params import Params
+from know.prediction.engine import Predictor
 from know.prediction.known import HyperModel, Scale, save_hypermodel
-from know.prediction.retrodict import (
-    Predictor,
-    linear,
-    no_change,
-)
+from know.prediction.predictors import linear, no_change
 from know.run.executor import device_of, resumable, run_all
 from know.stages.results import write_csv
 from know.weights.kinds import KINDS

@@ -2,259 +2,238 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from know import paths
-from know.data.images import ImageSet
-from know.data.splits import Split, load_split, source
-from know.models.small import build
 from know.params import Params
 from know.prediction.controls import Case
-from know.prediction.options import Predict, candidate_names
-from know.prediction.predictors import PathPredictor
-from know.prediction.retrodict import by_kind, retrodict, with_batchnorm
-from know.run.executor import device_of, run_all
+from know.prediction.retrodict import retrodict
+from know.run.device import here
+from know.run.executor import map_all, run_all
+from know.run.store import FileInput
+from know.seeds import derive
+from know.stages.forget import source_jobs
 from know.stages.results import (
+    SavedStart,
+    Track,
     oracle_path,
-    oracle_start_path,
-    split_path,
-    start_path,
     trained_on_path,
     trained_path,
     trajectory_path,
     write_csv,
+    write_starts,
+    write_state,
 )
-from know.training.fine_tuning import outcome
+from know.tasks.classification import outcome
 from know.training.forgetting import load_trajectory, state_of
-from know.training.loop import measure, reestimate_batchnorm
-from know.weights.geometry import step_geometry
-from know.weights.kinds import Kind, State
-from know.weights.landscape import grid, plane_of
+from know.training.loop import reestimate_batchnorm
+from know.training.runs import LandscapeJob, SourceJob, landscape
+from know.weights.algebra import Weights
+from know.weights.batchnorm import with_batchnorm
+from know.weights.geometry import step_geometry, step_sizes
+from know.weights.kinds import State
 
-Starts = dict[tuple[str, int], State]
-"""Weights to start from, by name and step."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """``table``: rows of seed, method, step, source accuracy on the test images (before any fine-tuning), and for each kind
-    the norm relative to Θ_0's, the step's norm relative to |Θ_0 - Θ_1|, and its cosine with Θ_0 - Θ_1.
-
-    On the path that starts at the real Θ_{-1}, so that the predicted step can be held beside the real one: ``oracle``, rows
-    of seed, method, steps, accuracy, loss, ece on the source task's test images; ``geometry``, rows of seed, method, kind,
-    layer, weights, cosine, norm_ratio; ``steps``, a sample of the first seed's scalars: method, kind, predicted, real.
-
-    Of the first seed's path: ``landscape``, rows of x, y, loss on the source task's validation images; ``points``, rows of
-    method, steps, x, y, loss, where a state Θ_k of the path is "theta" k; ``axes``, rows of axis and share, of the path's
-    variance.
-    """
-
-    table: pd.DataFrame
-    oracle: pd.DataFrame
-    geometry: pd.DataFrame
-    steps: pd.DataFrame
-    landscape: pd.DataFrame
-    points: pd.DataFrame
-    axes: pd.DataFrame
-
-
-def predicted_starts(
-    options: Predict, trajectory: Sequence[State], steps: int, fresh: State, seed: int, trained_on: State | None
-) -> Starts:
-    """What every candidate of every method and control makes of a trajectory. ``trained_on``: see ``controls.Case``; None
-    leaves that control out."""
-    methods: dict[str, list[State]] = {}
-    for candidates in options.methods:
-        for name, one in zip(candidate_names(candidates), candidates, strict=True):
-            methods[name] = retrodict(trajectory, one, steps)
-    known = options.starts["known"][0]
-    assert isinstance(known, PathPredictor)
-    case = Case(trajectory, known, methods["known"], fresh, seed, trained_on, methods)
-    states = dict(methods)
-    for controls in options.controls:
-        for name, control in zip(candidate_names(controls), controls, strict=True):
-            if control.control != "trained_on" or trained_on is not None:
-                states[name] = control(case)
-    return {(name, step): state for name, found in states.items() for step, state in enumerate(found, start=1)}
+ON_PLANE = ("known", "linear", "shrunk", "shrink", "more_data")
+"""The starts that are shown on the landscape."""
+SAMPLE = 1000  # scalars of each kind whose steps are kept, for the figure
+GEOMETRY = ["source_seed", "method", "role", "kind", "layer", "weights", "cosine", "norm_ratio"]
 
 
 @dataclass(frozen=True)
-class Seed:
-    """One source seed's nets and images."""
+class SeedJob:
+    """One source seed; ``first``: the one whose weights are shown one by one."""
 
     params: Params
     seed: int
-    split: Split
-    pool: ImageSet
-    test: ImageSet
-
-    def net(self, state: State) -> torch.nn.Module:
-        """The network with these weights."""
-        params = self.params
-        net = build(params.forget.architecture, self.pool.images.shape[1], len(self.pool.classes), self.seed)
-        net.load_state_dict(state)
-        return net.to(self.pool.images.device)
-
-    def start(self, name: str, state: State, theta_0: State) -> torch.nn.Module:
-        """The network with a start's weights, by the same rule for BatchNorm for all of them; but what the real Θ_{-1} has
-        learned is not overwritten by Θ_0's."""
-        rule = self.params.predict.batchnorm
-        net = self.net(state if name == "more_data" else with_batchnorm(state, theta_0, rule))
-        if rule == "re-estimate":
-            index = self.split.subsets[0].to(self.pool.images.device)
-            reestimate_batchnorm(net, self.pool.select(index).batches(500))
-        return net
-
-    @property
-    def fresh(self) -> State:
-        """Weights never trained, and not those from which Θ_0 was: to mix with these would be to rewind its training."""
-        params = self.params
-        seed = self.seed + 1000  # beyond every source seed
-        return state_of(build(params.forget.architecture, self.pool.images.shape[1], len(self.pool.classes), seed))
+    first: bool
 
 
 @dataclass(frozen=True)
-class SeedResult:
-    """One source seed's part of the tables of ``Predictions``; the landscape is the first seed's, empty for others."""
+class SeedStarts:
+    """The starts written for a source seed, and its rows of the tables that ``run`` writes."""
 
-    rows: list[tuple[object, ...]]
-    oracle: list[tuple[object, ...]]
-    geometry: pd.DataFrame
-    steps: pd.DataFrame
-    landscape: list[tuple[float, float, float]]
-    points: list[tuple[object, ...]]
-    axes: list[tuple[str, float]]
+    starts: list[SavedStart]
+    predictions: list[dict[str, object]]
+    oracle: list[dict[str, object]]
+    geometry: list[pd.DataFrame]
+    steps: list[pd.DataFrame]
 
 
-GEOMETRY = ["seed", "method", "kind", "layer", "weights", "cosine", "norm_ratio"]
-SAMPLE = 1000  # scalars of each kind whose steps are kept, for the figure
+def predicted_starts(
+    params: Params,
+    track: Track,
+    trajectory: Sequence[State],
+    steps: int,
+    fresh: State,
+    seed: int,
+    trained_on: State | None,
+) -> dict[SavedStart, State]:
+    """What every candidate of every method and control makes of a trajectory; without ``trained_on``, that one is left out."""
+    options, made = params.predict, dict[SavedStart, State]()
+    methods = {
+        (name, i): retrodict(trajectory, one, steps)
+        for name, candidates in options.methods_by_name.items()
+        for i, one in enumerate(candidates)
+    }
+    known = options.methods_by_name["known"][0]
+    predicted = {name: states for (name, i), states in methods.items() if i == 0}
+    case = Case(trajectory, known, predicted["known"], fresh, derive("direction", seed), trained_on, predicted)
+    for name, candidates in options.methods_by_name.items():
+        for i, one in enumerate(candidates):
+            for step, state in enumerate(methods[name, i], start=1):
+                made[SavedStart(track, name, i, step, "method", one.stated(candidates))] = state
+    for name, controls in options.controls_by_name.items():
+        for i, control in enumerate(controls):
+            if control.control != "trained_on" or trained_on is not None:
+                for step, state in enumerate(control.states(case), start=1):
+                    made[SavedStart(track, name, i, step, "control", control.stated(controls))] = state
+    return made
 
 
-def _seed_run(job: tuple[Params, int]) -> SeedResult:
-    """Retrodict from one source seed's path, and write the starts."""
-    params, number = job
-    device = device_of(params.compute)
-    pool, test = (source(params.downsize, part, device) for part in ("train", "test"))
-    seed = Seed(params, number, load_split(split_path(number)), pool, test)
-    trajectory = load_trajectory(trajectory_path(number), params.history_length)
-    theta_0 = trajectory[-1]
-    starts: Starts = {("naive", 0): theta_0}
-    if seed.split.more is not None:
-        starts["more_data", 1] = load_file(trained_path(number, len(seed.split.more)))
-    on = load_file(trained_on_path(number))
-    starts |= predicted_starts(params.predict, trajectory, params.predict.steps, seed.fresh, number, on)
-    rows: list[tuple[object, ...]] = []
-    for (name, step), state in starts.items():
-        net = seed.start(name, state, theta_0)
-        _save(net, start_path(number, name, step))
-        accuracy = measure(net, test)[1]
-        rows += [(number, name, step, accuracy, *row) for row in _moved(state, theta_0, trajectory[-2])]
-    first = number == params.downsize.source_seeds[0]
-    landscape = _landscape(seed, trajectory, starts) if first and len(trajectory) > 2 else ([], [], [])
-    if seed.split.more is None:
-        geometry, steps = (pd.DataFrame(columns=names) for names in (GEOMETRY, ["method", "kind", "predicted", "real"]))
-        return SeedResult(rows, [], geometry, steps, *landscape)
-    return SeedResult(rows, *_oracle(seed, sample=first), *landscape)
+class Rule:
+    """The rule for BatchNorm, the same for every start: methods, controls, the real Θ_{-1}, Θ_k and the headroom's nets."""
+
+    def __init__(self, params: Params, source: SourceJob, theta_0: State) -> None:
+        self.rule, self.source, self.theta_0 = params.predict.batchnorm, source, theta_0
+        self.images = source.images_of(params.downsize.source_images)
+
+    def net(self, state: State) -> torch.nn.Module:
+        """The network with a start's weights under the rule; "re-estimate" averages the statistics on D_0."""
+        net = self.source.net(with_batchnorm(state, self.theta_0, self.rule))
+        if self.rule == "re-estimate":
+            reestimate_batchnorm(net, self.images.batches(500))
+        return net
 
 
-def run(params: Params) -> Predictions:
-    """Retrodict 1 … ``steps`` steps past Θ_0 by each method, and one step on the path that starts at the real Θ_{-1}.
+def _seed_starts(job: SeedJob) -> SeedStarts:
+    """Retrodict from one source seed's paths, and write its starts."""
+    params, seed = job.params, job.seed
+    sources = source_jobs(params, seed)
+    size = params.downsize.source_images
+    real = {step: round(size / params.rate**step) for step in range(1, params.predict.steps + 1)}
+    real = {step: images for step, images in real.items() if images in sources}
+    trajectory = load_trajectory(trajectory_path(seed), params.history_length)
+    theta_0, rule = trajectory[-1], Rule(params, sources[size], trajectory[-1])
+    fresh = state_of(_other(sources[size]).net())
+    starts: dict[SavedStart, State] = {SavedStart("main", "naive", 0, 0, "reference"): theta_0}
+    for step, images in real.items():
+        starts[SavedStart("main", "more_data", 0, step, "oracle")] = load_file(trained_path(seed, images))
+    on = load_file(trained_on_path(seed))
+    starts |= predicted_starts(params, "main", trajectory, params.predict.steps, fresh, seed, on)
+    shown = list(starts)
+    starts |= {SavedStart("main", "theta", 0, k, "path"): theta for k, theta in enumerate(reversed(trajectory))}
+    starts |= {
+        SavedStart("main", "trained", 0, images, "headroom"): load_file(trained_path(seed, images))
+        for images in sources
+    }
+    result, test = SeedStarts(list(starts), [], [], [], []), sources[size].task.test(here())
+    for start, state in starts.items():
+        net = rule.net(state)
+        write_state(state_of(net), start.path(seed))
+        if start in shown:
+            source = {"source_seed": seed, "method": start.method, "steps": start.steps, "role": start.role}
+            source |= {"candidate": start.candidate, "source_accuracy": outcome(net, test).accuracy}
+            result.predictions.extend(source | row for row in _moved(state, theta_0, trajectory[-2]))
+    if 1 in real:
+        _oracle(job, sources, load_file(trained_path(seed, real[1])), fresh, result)
+    return result
 
-    Writes every start, after the same BatchNorm rule for all.
-    """
-    jobs = [(params, seed) for seed in params.downsize.source_seeds]
-    found = run_all(_seed_run, jobs, params.compute, "retrodiction")
 
-    def written(name: str, columns: Sequence[str], rows: Sequence[tuple[object, ...]]) -> pd.DataFrame:
-        return write_csv(pd.DataFrame(rows, columns=columns), name)
-
-    moved = ["seed", "method", "step", "source_accuracy", "kind", "norm_ratio", "step_ratio", "step_cosine"]
-    return Predictions(
-        written("predictions.csv", moved, [row for seed in found for row in seed.rows]),
-        written(
-            "oracle_source.csv",
-            ["seed", "method", "steps", "accuracy", "loss", "ece"],
-            [row for seed in found for row in seed.oracle],
-        ),
-        write_csv(pd.concat([seed.geometry for seed in found]), "geometry.csv"),
-        write_csv(found[0].steps, "steps.csv"),
-        written("landscape.csv", ["x", "y", "loss"], found[0].landscape),
-        written("landscape_points.csv", ["method", "steps", "x", "y", "loss"], found[0].points),
-        written("landscape_axes.csv", ["axis", "share"], found[0].axes),
+def _other(source: SourceJob) -> SourceJob:
+    """The same network as initialised under another seed: to mix with Θ_0's own initial weights would rewind its training."""
+    return SourceJob(
+        source.task, source.architecture, source.split, source.images, source.training, derive("fresh", source.seed)
     )
 
 
-def _save(net: torch.nn.Module, path: Path) -> None:
-    with paths.atomic(path) as temporary:
-        save_file(state_of(net), temporary)
+def _oracle(job: SeedJob, sources: dict[int, SourceJob], real: State, fresh: State, result: SeedStarts) -> None:
+    """One step past the Θ_0 that was fine-tuned from the real Θ_{-1}: what that is worth on the source task, and the predicted
+    steps beside the real one."""
+    params, seed = job.params, job.seed
+    trajectory = load_trajectory(oracle_path(seed), params.history_length)
+    theta_0, source = trajectory[-1], sources[params.downsize.source_images]
+    rule, test = Rule(params, source, theta_0), source.task.test(here())
+    starts = {SavedStart("oracle", "naive", 0, 0, "reference"): theta_0}
+    starts[SavedStart("oracle", "more_data", 0, 1, "oracle")] = real
+    starts |= predicted_starts(params, "oracle", trajectory, 1, fresh, seed, None)
+    result.starts.extend(starts)
+    for start, state in starts.items():
+        net = rule.net(state)
+        write_state(state_of(net), start.path(seed))
+        row = {"source_seed": seed, "method": start.method, "steps": start.steps, "role": start.role}
+        result.oracle.append(row | asdict(outcome(net, test)))
+        if start.role in ("method", "control") and start.candidate == 0:
+            found = step_geometry(*map(Weights, (state, real, theta_0)))
+            result.geometry.append(found.assign(source_seed=seed, method=start.method, role=start.role)[GEOMETRY])
+            if job.first:
+                result.steps.append(_sampled_steps(state, real, theta_0, start.method))
 
 
-def _moved(state: State, theta_0: State, theta_1: State) -> list[tuple[Kind, float, float, float]]:
-    """For each kind: |Θ̂|/|Θ_0|, |Θ̂ - Θ_0|/|Θ_0 - Θ_1| and the cosine between these two steps."""
-    rows: list[tuple[Kind, float, float, float]] = []
-    flat = [by_kind(theta) for theta in (state, theta_0, theta_1)]
-    for kind in flat[0]:
-        new, old, older = (theta[kind].double() for theta in flat)
-        step, last = new - old, old - older
-        cosine = torch.nn.functional.cosine_similarity(step, last, dim=0).item()
-        rows.append((kind, (new.norm() / old.norm()).item(), (step.norm() / last.norm()).item(), cosine))
-    return rows
+def run(params: Params) -> None:
+    """Retrodict 1 … ``steps`` steps past Θ_0 by each method, and one step on the path that starts at the real Θ_{-1}.
+
+    Writes every start, after the same BatchNorm rule for all, and ``predictions.csv``, ``oracle_source.csv``,
+    ``geometry.csv``, ``steps.csv`` and, of the first seed's path, ``landscape.csv``, ``landscape_points.csv`` and
+    ``landscape_axes.csv``.
+    """
+    seeds = params.downsize.source_seeds
+    jobs = [SeedJob(params, seed, seed == seeds[0]) for seed in seeds]
+    found = map_all(_seed_starts, jobs, params.compute, "retrodiction")
+    write_starts(found[0].starts)
+    write_csv(pd.DataFrame([row for seed in found for row in seed.predictions]), "predictions.csv")
+    oracle = ["source_seed", "method", "steps", "role", "accuracy", "loss", "ece"]
+    write_csv(pd.DataFrame([row for seed in found for row in seed.oracle], columns=oracle), "oracle_source.csv")
+    geometry = [table for seed in found for table in seed.geometry]
+    write_csv(pd.concat(geometry) if geometry else pd.DataFrame(columns=GEOMETRY), "geometry.csv")
+    steps = pd.concat([pd.DataFrame(columns=["method", "kind", "predicted", "real"]), *found[0].steps])
+    write_csv(steps, "steps.csv")
+    _landscape(params, found[0].starts)
 
 
-def _oracle(seed: Seed, sample: bool) -> tuple[list[tuple[object, ...]], pd.DataFrame, pd.DataFrame]:
-    """One step past the Θ_0 that was fine-tuned from the real Θ_{-1}: outcomes on the source task, the predicted steps
-    beside the real one, and, if wanted, a sample of both. Writes the starts."""
-    params, number = seed.params, seed.seed
-    assert seed.split.more is not None
-    trajectory = load_trajectory(oracle_path(number), params.history_length)
-    theta_0, real = trajectory[-1], load_file(trained_path(number, len(seed.split.more)))
-    starts: Starts = {("naive", 0): theta_0, ("more_data", 1): real}
-    starts |= predicted_starts(params.predict, trajectory, 1, seed.fresh, number, None)
-    measured: list[tuple[object, ...]] = []
-    compared, sampled = [], [pd.DataFrame(columns=["method", "kind", "predicted", "real"])]
-    for (name, step), state in starts.items():
-        net = seed.start(name, state, theta_0)
-        _save(net, oracle_start_path(number, name, step))
-        found = outcome(net, seed.test)
-        measured.append((number, name, step, found.accuracy, found.loss, found.ece))
-        if name in ("naive", "more_data"):
-            continue
-        compared.append(step_geometry(state, real, theta_0).assign(seed=number, method=name)[GEOMETRY])
-        if sample and name in params.predict.starts:
-            sampled += [_sampled_steps(state, real, theta_0, name)]
-    return measured, pd.concat(compared), pd.concat(sampled)
+def _moved(state: State, theta_0: State, theta_1: State) -> list[dict[str, object]]:
+    names = ("kind", "norm_ratio", "step_ratio", "step_cosine")
+    return [dict(zip(names, row, strict=True)) for row in step_sizes(*map(Weights, (state, theta_0, theta_1)))]
 
 
 def _sampled_steps(state: State, real: State, theta_0: State, name: str) -> pd.DataFrame:
     """The predicted and the real step of some scalars of each kind, the same ones for every method."""
-    new, true, old = (by_kind(theta) for theta in (state, real, theta_0))
+    old = Weights(theta_0)
+    predicted, true = ((Weights(theta) - old).by_kind() for theta in (state, real))
     parts = []
-    for kind, before in old.items():
-        index = torch.randperm(len(before), generator=torch.Generator().manual_seed(0))[:SAMPLE]
-        steps = {"predicted": (new[kind] - before)[index], "real": (true[kind] - before)[index]}
+    for kind, step in predicted.items():
+        index = torch.randperm(len(step.flat()), generator=torch.Generator().manual_seed(derive("sample")))[:SAMPLE]
+        steps = {"predicted": step.flat()[index], "real": true[kind].flat()[index]}
         parts.append(pd.DataFrame({"method": name, "kind": kind} | steps))
     return pd.concat(parts)
 
 
-def _landscape(
-    seed: Seed, trajectory: Sequence[State], starts: Mapping[tuple[str, int], State]
-) -> tuple[list[tuple[float, float, float]], list[tuple[object, ...]], list[tuple[str, float]]]:
-    """The loss on the path's plane, and where the path and the starts lie on it; buffers are Θ_0's throughout."""
-    validation = seed.pool.select(seed.split.validation[:600].to(seed.pool.images.device))
-    plane = plane_of(trajectory)
-
-    def loss(state: State) -> float:
-        return measure(seed.net(state), validation)[0]
-
-    named = {("theta", k): theta for k, theta in enumerate(reversed(trajectory))}
-    named |= {key: state for key, state in starts.items() if key[0] not in ("naive", "trained_on")}
-    at = {key: plane.coordinates(state) for key, state in named.items()}
-    inside = [at[key] for key in at if key[0] in ("theta", "known", "linear")]
-    points: list[tuple[object, ...]] = [(*key, *at[key], loss(state)) for key, state in named.items()]
-    return grid(plane, inside, loss), points, list(zip("xy", plane.share, strict=True))
+def _landscape(params: Params, starts: Sequence[SavedStart]) -> None:
+    """The loss on the first path's plane, and where the path and the starts lie on it."""
+    seed = params.downsize.source_seeds[0]
+    shown = [s for s in starts if s.track == "main" and s.method in ON_PLANE and s.candidate == 0]
+    shown = [s for s in shown if s.method != "more_data" or s.steps == 1]
+    path = [s for s in starts if s.role == "path"]
+    source = source_jobs(params, seed)[params.downsize.source_images]
+    points, grid, axes = (
+        pd.DataFrame(),
+        pd.DataFrame(columns=["x", "y", "loss"]),
+        pd.DataFrame(columns=["axis", "share"]),
+    )
+    if len(path) > 2:
+        path = sorted(path, key=lambda s: -s.steps)
+        inside = [i for i, s in enumerate(shown) if s.method in ("known", "linear")]
+        files = ([FileInput.of(s.path(seed)) for s in group] for group in (path, shown))
+        job = LandscapeJob(source, *map(tuple, files), tuple(inside))  # type: ignore[arg-type]
+        (found,) = run_all(landscape, [job], params.compute, "loss landscape")
+        grid = pd.DataFrame(found.grid, columns=["x", "y", "loss"])
+        names = [(s.method, s.steps) for s in (*path, *shown)]
+        points = pd.DataFrame([(*n, *p) for n, p in zip(names, found.points, strict=True)])
+        axes = pd.DataFrame({"axis": ["x", "y"], "share": found.shares})
+    points = points.reindex(columns=range(6)).set_axis(["method", "steps", "x", "y", "loss", "off_plane"], axis=1)
+    write_csv(grid, "landscape.csv")
+    write_csv(points, "landscape_points.csv")
+    write_csv(axes, "landscape_axes.csv")

@@ -1,10 +1,15 @@
 """What the stages write and read: tables, and where the weights are."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
+from safetensors.torch import save_file
 
 from know import paths
+from know.analysis.starts import Role
+from know.weights.kinds import State
 
 
 def write_csv(table: pd.DataFrame, name: str, folder: Path | None = None) -> pd.DataFrame:
@@ -17,6 +22,13 @@ def write_csv(table: pd.DataFrame, name: str, folder: Path | None = None) -> pd.
 def read_csv(name: str) -> pd.DataFrame:
     """Read a table that an earlier stage wrote."""
     return pd.read_csv(paths.RESULTS / name)
+
+
+def write_state(state: State, path: Path) -> Path:
+    """Write a state as safetensors, and return where."""
+    with paths.atomic(path) as temporary:
+        save_file(state, temporary)
+    return path
 
 
 def split_path(seed: int) -> Path:
@@ -43,16 +55,39 @@ def trained_on_path(seed: int) -> Path:
     return paths.TRAJECTORIES / f"trained_{seed}" / "on.safetensors"
 
 
-def start_path(seed: int, method: str, step: int) -> Path:
-    """Where the weights of a start after ``step`` retrodictions are; naïve is step 0, the real Θ_{-1} step 1."""
-    return paths.PREDICTIONS / f"seed_{seed}" / f"{method}_{step}.safetensors"
+Track = Literal["main", "oracle"]
+"""Which path a start is made from: the one that starts at Θ_0, or the one that starts at the real Θ_{-1}."""
 
 
-def oracle_start_path(seed: int, method: str, step: int) -> Path:
-    """As ``start_path``, on the path that starts at the real Θ_{-1}."""
-    return paths.PREDICTIONS / f"oracle_{seed}" / f"{method}_{step}.safetensors"
+@dataclass(frozen=True)
+class SavedStart:
+    """A start that the prediction stage wrote for every source seed.
+
+    ``candidate``: which of its method's candidates, with the ``options`` in which they differ. A net of role "headroom" has
+    the number of its images as ``steps``; Θ_k, of role "path", its k.
+    """
+
+    track: Track
+    method: str
+    candidate: int
+    steps: int
+    role: Role | Literal["headroom", "path"]
+    options: str = ""
+
+    def path(self, seed: int) -> Path:
+        """Where its weights are."""
+        return paths.PREDICTIONS / f"{self.track}_{seed}" / f"{self.method}-{self.candidate}-{self.steps}.safetensors"
 
 
-def saved_starts(folder: Path) -> list[tuple[str, int]]:
-    """The starts in a folder of ``start_path``s: names and steps."""
-    return sorted((path.stem.rpartition("_")[0], int(path.stem.rpartition("_")[2])) for path in folder.iterdir())
+STARTS = "starts.csv"
+
+
+def write_starts(starts: list[SavedStart]) -> None:
+    """Write the list of starts beside their weights."""
+    write_csv(pd.DataFrame([asdict(start) for start in starts]), STARTS, paths.PREDICTIONS)
+
+
+def read_starts() -> list[SavedStart]:
+    """Every start that the prediction stage wrote."""
+    table = pd.read_csv(paths.PREDICTIONS / STARTS, keep_default_na=False)
+    return [SavedStart(**row) for row in table.to_dict("records")]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -11,9 +10,8 @@ from know.data.images import Samples
 from know.paths import atomic
 from know.seeds import derive
 from know.training.loop import Recipe, fit
+from know.training.options import Mode
 from know.weights.kinds import State
-
-Mode = Literal["sequential", "restart"]
 
 
 def state_of(net: nn.Module) -> State:

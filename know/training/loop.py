@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from know.data.images import Samples
+from know.tasks.classification import augmented, loss_of, measure
 
 
 @dataclass(frozen=True)
@@ -42,32 +42,6 @@ class History:
     best_epoch: int = -1
 
 
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image of a float batch (N, C, H, W) turned, shifted and zoomed at random, by one affine map.
-
-    Rotation U(-10°, 10°), shift U(-15 %, 15 %) of the side and zoom U(0.7, 1.3), per axis, as in the paper; what
-    comes from outside the image repeats its border. Randomness is drawn on the CPU, so that every device sees the
-    same maps.
-    """
-    n = len(images)
-    u = torch.rand(n, 5, generator=generator).mul_(2).sub_(1)
-    angle, shift, zoom = u[:, 0] * math.radians(10), u[:, 1:3] * 0.3, 1 + u[:, 3:5] * 0.3
-    cos, sin = angle.cos(), angle.sin()
-    theta = torch.stack(
-        [
-            torch.stack([cos * zoom[:, 0], -sin * zoom[:, 0], shift[:, 0]], 1),
-            torch.stack([sin * zoom[:, 1], cos * zoom[:, 1], shift[:, 1]], 1),
-        ],
-        1,
-    ).to(images.device)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
-
 def fit(
     net: nn.Module,
     data: Samples,
@@ -82,7 +56,8 @@ def fit(
     """Train ``net`` in place on ``data``; both are on the same device.
 
     Args:
-        parameters: the ones to train, if not all that require gradients; BatchNorm trains with them in any case.
+        parameters: the ones to train, if not all that require gradients. BatchNorm's running statistics follow the batches
+            in any case.
         validation: measured after each epoch.
         patience: stop when the validation loss has not improved for this many epochs and return to the best ones'
             weights; ``recipe.epochs`` is then the most that are run.
@@ -109,10 +84,7 @@ def fit(
             net.train()
             total = torch.zeros((), device=device)
             for images, labels in data.batches(recipe.batch_size, generator):
-                if recipe.augment:
-                    images = augmented(images, generator)
-                with _autocast(device):
-                    loss = F.cross_entropy(net(images), labels)
+                loss = loss_of(net, augmented(images, generator) if recipe.augment else images, labels)
                 loss.backward()
                 optimizer.step()
                 scheduler.step()
@@ -139,28 +111,10 @@ def fit(
     return history
 
 
-@torch.no_grad()
-def logits_of(net: nn.Module, data: Samples, batch_size: int = 500) -> tuple[Tensor, Tensor]:
-    """Of each of the N samples, in their order: logits, float (N, classes), and label (N,)."""
-    net.eval()
-    logits, labels = [], []
-    for images, right in data.batches(batch_size):
-        with _autocast(data.device):
-            logits.append(net(images).float())
-        labels.append(right)
-    return torch.cat(logits), torch.cat(labels)
-
-
-def outcomes(net: nn.Module, data: Samples, batch_size: int = 500) -> tuple[Tensor, Tensor]:
-    """Of each of the N samples, in their order: cross-entropy (nats), float (N,), and whether it is right, bool (N,)."""
-    logits, labels = logits_of(net, data, batch_size)
-    return F.cross_entropy(logits, labels, reduction="none"), logits.argmax(1) == labels
-
-
-def measure(net: nn.Module, data: Samples, batch_size: int = 500) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy (share, 0 to 1) of ``net`` on ``data``."""
-    losses, right = outcomes(net, data, batch_size)
-    return losses.mean().item(), right.float().mean().item()
+def batchnorm_parameters(net: nn.Module) -> list[nn.Parameter]:
+    """γ and β of all BatchNorm layers."""
+    layers = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return [parameter for layer in layers for parameter in layer.parameters()]
 
 
 def reestimate_batchnorm(model: nn.Module, loader: Iterable[Tensor | Sequence[Tensor]]) -> None:

@@ -18,6 +18,9 @@ Kind = Literal["conv", "fc", "bias"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TensorKind = Kind | Literal["buffer"]
 """conv, fc and bias are extrapolated, each by its own predictor; a buffer is Θ_0's."""
+Pointwise = Literal["conv", "fc"]
+"""What a 1×1 convolution is: "conv", as the paper's released code predicts it, or "fc", where its published meta-dataset
+files it. A hyper-model must predict what it has learned, so this is one of its properties."""
 TENSOR_KINDS: tuple[TensorKind, ...] = (*get_args(Kind), "buffer")
 
 # Floating-point buffers of well-known layers: BatchNorm's statistics, spectral norm's power iteration, rotary frequencies.
@@ -28,7 +31,9 @@ LAYER_WEIGHT = re.compile(r"(^|[._])weight(_(?!g$)\w+)?$|\.weight\.original1?$")
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
-def kinds_of(state: Mapping[str, Tensor], overrides: Sequence[tuple[str, TensorKind]] = ()) -> dict[str, TensorKind]:
+def kinds_of(
+    state: Mapping[str, Tensor], overrides: Sequence[tuple[str, TensorKind]] = (), pointwise: Pointwise = "conv"
+) -> dict[str, TensorKind]:
     """The kind of each tensor: the one place where it is decided.
 
     Follows the paper's released code (kernels to Conv, matrices to FC, the rest to Bias) where that decides, and
@@ -43,7 +48,8 @@ def kinds_of(state: Mapping[str, Tensor], overrides: Sequence[tuple[str, TensorK
     a layer's weight (its name says so) with two dimensions: linear,          fc
     embedding, attention and recurrent matrices
     a layer's weight with more: convolutions of 1, 2 or 3 dimensions,         conv
-    depthwise and transposed ones too
+    depthwise and transposed ones too; if all their sides are 1, what
+    ``pointwise`` says
     a parameter of a module's own, by how many dimensions exceed 1: up to     bias
     one (class token (1, 1, D), layer scale (C, 1, 1))
     two or three (position embedding (1, N, D): a table of N vectors, like    fc
@@ -66,7 +72,7 @@ def kinds_of(state: Mapping[str, Tensor], overrides: Sequence[tuple[str, TensorK
     used = [False] * len(overrides)
     for name, tensor in state.items():
         first = tied.get(name, name)
-        kinds[name] = kind_of(first, tensor, state.get(re.sub(r"[^.]*$", "bias", first, count=1)))
+        kinds[name] = kind_of(first, tensor, state.get(re.sub(r"[^.]*$", "bias", first, count=1)), pointwise)
         for i, (pattern, kind) in enumerate(overrides):
             if kind not in TENSOR_KINDS:
                 raise ValueError(f"kind of {pattern!r}: got {kind!r}; allowed: {', '.join(TENSOR_KINDS)}")
@@ -79,7 +85,7 @@ def kinds_of(state: Mapping[str, Tensor], overrides: Sequence[tuple[str, TensorK
     return kinds
 
 
-def kind_of(name: str, tensor: Tensor, bias: Tensor | None = None) -> TensorKind:
+def kind_of(name: str, tensor: Tensor, bias: Tensor | None = None, pointwise: Pointwise = "conv") -> TensorKind:
     """``kinds_of`` for one tensor, whose layer's bias is ``bias``."""
     leaf = name.rpartition(".")[2]
     if not tensor.is_floating_point() or leaf in FLOAT_BUFFERS:
@@ -87,7 +93,9 @@ def kind_of(name: str, tensor: Tensor, bias: Tensor | None = None) -> TensorKind
     if tensor.ndim <= 1 or leaf == "bias" or (bias is not None and bias.shape == tensor.shape):
         return "bias"
     if LAYER_WEIGHT.search(name):
-        return "fc" if tensor.ndim == 2 else "conv"
+        if tensor.ndim == 2:
+            return "fc"
+        return pointwise if all(side == 1 for side in tensor.shape[2:]) else "conv"
     extended = sum(size > 1 for size in tensor.shape)
     return "bias" if extended <= 1 else "fc" if extended <= 3 else "conv"
 
@@ -145,10 +153,3 @@ def ties(state: Mapping[str, Tensor]) -> dict[str, str]:
         if (earlier := first.setdefault(view, name)) != name:
             tied[name] = earlier
     return tied
-
-
-def batchnorm_note(state: Mapping[str, Tensor]) -> str | None:
-    """What became of BatchNorm's running statistics in a prediction, for the user; None if there are none."""
-    if not any(name.rpartition(".")[2] == "running_mean" for name in state):
-        return None
-    return "BatchNorm statistics: copied from Θ_0; re-estimate with know.reestimate_batchnorm(model, loader)"

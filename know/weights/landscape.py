@@ -9,55 +9,51 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from know.weights.kinds import State, kinds_of
-
-
-def _flat(state: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    return torch.cat([state[name].detach().cpu().double().flatten() for name in names])
+from know.weights.algebra import Weights
+from know.weights.kinds import State
 
 
 @dataclass(frozen=True)
 class Plane:
-    """An orthonormal plane through Θ_0 in the space of all weights but buffers.
+    """An orthonormal plane through Θ_0, the ``origin``, in the space of all weights but buffers.
 
-    ``origin``: Θ_0, a state. ``axes``: (2, number of weights), float64. ``share``: of the path's variance about its mean
-    along each axis.
+    ``share``: of the path's variance about its mean along each axis.
     """
 
-    origin: State
-    names: tuple[str, ...]
-    axes: Tensor
+    origin: Weights
+    axes: tuple[Weights, Weights]
     share: tuple[float, float]
 
     def coordinates(self, state: Mapping[str, Tensor]) -> tuple[float, float]:
         """Where the projection of a state lies, in the weights' units from Θ_0."""
-        x, y = (self.axes @ (_flat(state, self.names) - _flat(self.origin, self.names))).tolist()
-        return x, y
+        step = Weights(state) - self.origin
+        return self.axes[0].dot(step), self.axes[1].dot(step)
+
+    def off_plane(self, state: Mapping[str, Tensor]) -> float:
+        """The share of the step from Θ_0 to a state that its projection does not show: ‖off the plane‖/‖step‖, 0 to 1; NaN
+        for Θ_0 itself."""
+        step, (x, y) = Weights(state) - self.origin, self.coordinates(state)
+        length = step.norm()
+        return (step - (x * self.axes[0] + y * self.axes[1])).norm() / length if length > 0 else float("nan")
 
     def state(self, x: float, y: float) -> State:
         """The state at a point of the plane; buffers are Θ_0's."""
-        weights = _flat(self.origin, self.names) + x * self.axes[0] + y * self.axes[1]
-        found, start = dict(self.origin), 0
-        for name in self.names:
-            like = self.origin[name]
-            found[name] = weights[start : start + like.numel()].reshape(like.shape).to(like.dtype)
-            start += like.numel()
-        return found
+        return (self.origin + (x * self.axes[0] + y * self.axes[1])).state()
 
 
-def plane_of(trajectory: Sequence[State]) -> Plane:
+def plane_of(trajectory: Sequence[Mapping[str, Tensor]]) -> Plane:
     """The plane of the first two principal components of a path Θ_{S-1}, …, Θ_0 of three states or more.
 
     Signs are such that Θ_0 lies right of and above the most forgotten weights.
     """
     if len(trajectory) < 3:
         raise ValueError(f"a path of {len(trajectory)} states spans no plane; at least 3 are needed")
-    names = tuple(name for name, kind in kinds_of(trajectory[-1]).items() if kind != "buffer")
-    path = torch.stack([_flat(state, names) for state in trajectory])
+    origin = Weights(trajectory[-1])
+    path = torch.stack([Weights(theta).flat() for theta in trajectory])
     _, singular, axes = torch.linalg.svd(path - path.mean(0), full_matrices=False)
-    axes = axes[:2] * torch.where(axes[:2] @ (path[-1] - path[0]) < 0, -1.0, 1.0)[:, None]
-    variance = singular.square() / singular.square().sum()
-    return Plane(trajectory[-1], names, axes, (variance[0].item(), variance[1].item()))
+    x, y = axes[:2] * torch.where(axes[:2] @ (path[-1] - path[0]) < 0, -1.0, 1.0)[:, None]
+    variance = (singular.square() / singular.square().sum()).tolist()
+    return Plane(origin, (origin.unflat(x), origin.unflat(y)), (variance[0], variance[1]))
 
 
 def grid(

@@ -1,0 +1,42 @@
+"""Devices by name, and the one that the runs of this process use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_here = torch.device("cpu")
+
+
+def device_named(name: str) -> torch.device:
+    """The device of this name; "auto" is CUDA, else MPS, else the CPU.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    if not available.get(name.partition(":")[0]):
+        raise ValueError(
+            f"device {name!r} is not available here; allowed: auto, {', '.join(filter(available.get, available))}"
+        )
+    return torch.device(name)
+
+
+def here() -> torch.device:
+    """Where a run computes: a run is a function of its job alone, and its device is the executor's business."""
+    return _here
+
+
+@contextmanager
+def on(device: torch.device) -> Iterator[None]:
+    """Let the runs in the block compute on this device."""
+    global _here
+    before, _here = _here, device
+    try:
+        yield
+    finally:
+        _here = before

@@ -1,0 +1,59 @@
+"""Run a stage of dvc.yaml: ``python -m know.stages forget``.
+
+Its notebooks are executed with the parameters that the stage declares, and no others. The pipeline's lock links what a
+stage made to the dependencies as they are when it ends; so a stage whose dependencies changed while it ran fails.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from know import params, paths
+from know.run.notebook import ANSI, NotebookError, run
+from know.run.progress import NOTES, Watch
+from know.stages.dependencies import changed, digests
+
+
+def run_stage(name: str, root: Path = paths.ROOT) -> None:
+    """Run the stage of this name.
+
+    Raises:
+        ParamError: there is no such stage, or a parameter is wrong.
+        NotebookError: a cell failed, or a dependency changed meanwhile.
+    """
+    stages = YAML(typ="safe").load((root / "dvc.yaml").read_text())["stages"]
+    if name not in stages:
+        raise params.ParamError(f"stage: got {name!r}; allowed: {', '.join(stages)}")
+    stage = stages[name]
+    sections = params.sections(params.load(), stage["params"])
+    before = digests(root, stage["deps"])
+    notebooks = [root / path for path in stage["deps"] if path.startswith("notebooks/")]
+    with Watch(name) as watch:
+        os.environ[NOTES] = str(watch.notes)
+        for notebook in notebooks:
+            run(notebook, paths.BUILD / "notebooks" / notebook.name, sections)
+    if different := changed(before, digests(root, stage["deps"])):
+        raise NotebookError(
+            f"{different[0]} changed while {name} ran, so its results are of neither state: run it again"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m know.stages")
+    parser.add_argument("stage")
+    try:
+        run_stage(parser.parse_args().stage)
+    except (params.ParamError, NotebookError, OSError) as error:
+        message = str(error)
+        print(message if sys.stderr.isatty() else ANSI.sub("", message), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

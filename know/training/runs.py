@@ -1,0 +1,272 @@
+"""The training runs of the experiment: each a function of one job, computed once (``know.run.store``).
+
+A job names what it starts from by that job, or by a file's content; so runs that differ only in what comes later share what
+comes before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from know.data.images import ImageSet
+from know.data.splits import Split, Task, downstream_parts
+from know.models.small import Net, build
+from know.run.device import here
+from know.run.store import FileInput
+from know.seeds import derive
+from know.tasks.classification import Outcome, measure, outcome
+from know.training.fine_tuning import fine_tune, labelled, transferred
+from know.training.forgetting import Mode, forget_further, state_of
+from know.training.loop import History, Recipe, fit
+from know.training.options import FineTuning, SourceTraining
+from know.weights.kinds import State
+from know.weights.landscape import grid, plane_of
+
+# --- the source task ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SourceJob:
+    """Training a net on the first ``images`` of a source seed's ``split`` until its validation loss has converged."""
+
+    task: Task
+    architecture: str
+    split: FileInput
+    images: int
+    training: SourceTraining
+    seed: int
+
+    def images_of(self, size: int) -> ImageSet:
+        """The first ``size`` images of the order: D_k for |D_k|."""
+        return self.task.pool(here()).select(Split.read(self.split.path).order[:size])
+
+    @property
+    def validation(self) -> ImageSet:
+        return self.task.pool(here()).select(Split.read(self.split.path).validation)
+
+    def net(self, state: State | None = None) -> Net:
+        """The network with these weights, or as it was initialised: alike for all sizes of data."""
+        pool = self.task.pool(here())
+        net = build(self.architecture, pool.images.shape[1], len(pool.classes), derive("weights", self.seed))
+        if state is not None:
+            net.load_state_dict(state)
+        return net.to(here())
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Θ, and how it was reached; ``converged``: stopped because the validation loss no longer improved."""
+
+    state: dict[str, Tensor]
+    train_loss: list[float]
+    validation_loss: list[float]
+    best_epoch: int
+    converged: bool
+
+
+def train_source(job: SourceJob) -> Trained:
+    """Θ_0, or Θ_{-1}, or a net for the headroom, by how many images the job has."""
+    net, options = job.net(), job.training
+    recipe = Recipe(options.max_epochs, options.batch_size, options.lr, augment=options.augment)
+    history: History = fit(
+        net, job.images_of(job.images), recipe, derive("source", job.seed),
+        validation=job.validation, patience=options.patience,
+    )  # fmt: skip
+    converged = len(history.train_loss) < options.max_epochs
+    return Trained(state_of(net), history.train_loss, history.validation_loss, history.best_epoch, converged)
+
+
+@dataclass(frozen=True)
+class ForgetJob:
+    """Fine-tuning Θ_0, the net of ``source``, on D_1, D_2, …, whose sizes are ``sizes[1:]``.
+
+    With ``back``, the net of ``source`` is Θ_{-1}, and fine-tuning it on D_0 makes the path's Θ_0.
+    """
+
+    source: SourceJob
+    trained: FileInput
+    sizes: tuple[int, ...]
+    recipe: Recipe
+    mode: Mode
+    back: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Θ_k's ``loss`` and ``accuracy`` on ``images``: test, validation, kept (D_k), dropped (D_0 less D_k)."""
+
+    k: int
+    images: str
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Path:
+    """Θ_{S-1}, …, Θ_0, and what they are worth on the source task; with Θ_{-1}, where the path starts there."""
+
+    trajectory: list[dict[str, Tensor]]
+    measured: list[Measured]
+
+
+def forget_path(job: ForgetJob) -> Path:
+    """The trajectory that forgetting makes of a trained net."""
+    source, trained = job.source, load_file(job.trained.path)
+    net, subsets = source.net(trained), [source.images_of(size) for size in job.sizes]
+    initial = state_of(source.net())
+    if job.back:
+        fit(net, subsets[0], job.recipe, derive("back", source.seed))
+    newest_first = [state_of(net), *forget_further(net, subsets[1:], job.recipe, source.seed, job.mode, initial)]
+    real = {-1: trained} if job.back else {}
+    rows = []
+    for k, theta in (real | dict(enumerate(newest_first))).items():
+        net.load_state_dict(theta)
+        images = {
+            "test": source.task.test(here()),
+            "validation": source.validation,
+            "kept": source.images_of(source.images if k < 0 else job.sizes[k]),
+        }
+        if k > 0:  # nested subsets are prefixes
+            images["dropped"] = subsets[0].select(torch.arange(job.sizes[k], job.sizes[0]))
+        rows += [Measured(k, name, *measure(net, part)) for name, part in images.items()]
+    return Path(newest_first[::-1], rows)
+
+
+@dataclass(frozen=True)
+class TrainOnJob:
+    """Training Θ_0 on for ``recipe.epochs`` more passes over D_0."""
+
+    source: SourceJob
+    trained: FileInput
+    recipe: Recipe
+
+
+def train_on(job: TrainOnJob) -> dict[str, Tensor]:
+    """Θ_0 trained on: a start that has had the forgetting runs' compute."""
+    net = job.source.net(load_file(job.trained.path))
+    fit(net, job.source.images_of(job.source.images), job.recipe, derive("train on", job.source.seed))
+    return state_of(net)
+
+
+# --- the downstream task ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TransferJob:
+    """Fine-tuning the weights in ``start`` (None: from scratch) on ``labels`` images of the downstream task.
+
+    Labels, head and order are drawn for each pair of seeds: every start of a pair gets the same ones, so that differences
+    are paired, and no two pairs share a draw, so that source seeds are independent.
+    """
+
+    start: FileInput | None
+    task: Task
+    architecture: str
+    labels: int
+    validation_images: int
+    fine_tuning: FineTuning
+    source_seed: int
+    downstream_seed: int
+
+    @property
+    def seed(self) -> int:
+        return derive("transfer", self.source_seed, self.downstream_seed)
+
+    def images(self) -> tuple[ImageSet, ImageSet]:
+        """The labelled images, and those to validate on."""
+        pool, validation = _parts(self.task, self.validation_images, here())
+        return labelled(pool, self.labels, derive("labels", self.source_seed, self.downstream_seed)), validation
+
+    def net(self, data: ImageSet) -> Net:
+        """The network before fine-tuning, under its new head."""
+        start = None if self.start is None else load_file(self.start.path)
+        return transferred(self.architecture, start, data, self.seed)
+
+
+@lru_cache(maxsize=1)
+def _parts(task: Task, validation_images: int, device: torch.device) -> tuple[ImageSet, ImageSet]:
+    return downstream_parts(task, validation_images, device)
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """A fine-tuned net on the validation images, by which one chooses, and on the test images, by which one judges."""
+
+    validation: Outcome
+    test: Outcome
+
+
+def transfer(job: TransferJob) -> Transferred:
+    """Fine-tune a start and measure it, once, at the end."""
+    data, validation = job.images()
+    net = job.net(data)
+    fine_tune(net, data, job.fine_tuning, job.seed, head_first=job.start is not None)
+    return Transferred(outcome(net, validation), outcome(net, job.task.test(here())))
+
+
+@dataclass(frozen=True)
+class Point:
+    """An outcome on the validation images after ``epoch`` epochs of the second phase."""
+
+    epoch: int
+    outcome: Outcome
+
+
+def learning_curve(job: TransferJob) -> list[Point]:
+    """Outcomes while fine-tuning: at epoch 0, after the head's phase, and some 20 times in the second."""
+    data, validation = job.images()
+    net, every, curve = job.net(data), max(1, job.fine_tuning.epochs // 20), list[Point]()
+
+    def follow(epoch: int) -> None:
+        if epoch % every == 0:
+            curve.append(Point(epoch, outcome(net, validation)))
+
+    fine_tune(net, data, job.fine_tuning, job.seed, head_first=job.start is not None, on_epoch=follow)
+    return curve
+
+
+# --- the loss landscape -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LandscapeJob:
+    """The source loss on the plane of a path Θ_{S-1}, …, Θ_0, and where other ``starts`` lie on it.
+
+    ``inside``: those of the starts that the grid holds, beside the path.
+    """
+
+    source: SourceJob
+    path: tuple[FileInput, ...]
+    starts: tuple[FileInput, ...]
+    inside: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """``grid``: x, y, loss. ``points``: x, y, loss, and the share of the step from Θ_0 that lies off the plane, of the path and
+    then of the starts. ``shares``: of the path's variance along both axes."""
+
+    grid: list[tuple[float, float, float]]
+    points: list[tuple[float, float, float, float]]
+    shares: list[float]
+
+
+def landscape(job: LandscapeJob) -> Landscape:
+    """Loss on 600 validation images, on a grid of 21 × 21 points."""
+    path = [load_file(file.path) for file in job.path]
+    starts = [load_file(file.path) for file in job.starts]
+    plane, images = plane_of(path), job.source.validation
+    images = images.select(torch.arange(min(600, len(images))))
+
+    def loss(state: State) -> float:
+        return measure(job.source.net(state), images)[0]
+
+    at = [plane.coordinates(state) for state in (*path, *starts)]
+    held = [*at[: len(path)], *(at[len(path) + i] for i in job.inside)]
+    points = [(*where, loss(state), plane.off_plane(state)) for where, state in zip(at, (*path, *starts), strict=True)]
+    return Landscape(grid(plane, held, loss), points, list(plane.share))
