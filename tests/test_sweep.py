@@ -114,7 +114,7 @@ def test_a_sweep_runs_in_the_queue_and_goes_on_where_it_was(root, tmp_path):
     sweep.queue(root, first, commit)  # what waits is not queued again
     states = [one["state"] for one in sweep.experiments(root, commit)[1]]
     assert states == ["queued"] * 3, "S = 5 and r = 0.5 are one experiment"
-    sweep.call(root, "dvc", "exp", "run", "--run-all")
+    sweep.call(root, "dvc", "exp", "run", "--run-all", shown=True)
     assert sorted(one["state"] for one in sweep.experiments(root, commit)[1]) == ["failed", "success", "success"]
     assert sweep.call(root, "git", "status", "--porcelain") == "", "the workspace is as it was"
 
@@ -135,7 +135,7 @@ def test_a_sweep_runs_in_the_queue_and_goes_on_where_it_was(root, tmp_path):
     sweep.queue(root, more, commit)
     queued = [one["params"]["rate"] for one in sweep.experiments(root, commit)[1] if one["state"] == "queued"]
     assert sorted(queued) == [0.25, 0.9], "only what failed and what is new"
-    sweep.call(root, "dvc", "exp", "run", "--run-all")
+    sweep.call(root, "dvc", "exp", "run", "--run-all", shown=True)
     assert sweep.export(root, more, commit, file) == [cells["rate 0.9"]]
     assert file.read_bytes().startswith(before)
     last = ablations.read(file).iloc[-1]
