@@ -97,7 +97,7 @@ def forget(
         raise typer.BadParameter("--model needs --checkpoint, --out, and one of --images and --dataset")
     if dataset is not None and (alien := sorted(given & {"image_size", "normalisation"})):
         raise typer.BadParameter(f"--{alien[0].replace('_', '-')} is for --images; a data set prepares its own inputs")
-    from know.run.executor import device_named
+    from know.run.device import device_named
     from know.training import own as custom
 
     command = custom.forget_own(
@@ -138,7 +138,8 @@ def meta_train(
     from know.meta.learning import from_folder
     from know.prediction.known import save_hypermodel
 
-    model, table = from_folder(data, load(params), scale)
+    own = load(params)
+    model, table = from_folder(data, own.meta_train, own.history_length, own.compute, scale)
     save_hypermodel(model, out)
     typer.echo(table.to_string(float_format="%.3e"))
     typer.echo(out)
@@ -196,7 +197,7 @@ def predict(
     import torch
 
     from know.prediction.files import predict_files
-    from know.run.executor import device_named
+    from know.run.device import device_named
     from know.weights.batchnorm import batchnorm_note
     from know.weights.files import Checkpoint
     from know.weights.kinds import parse_overrides

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML, YAMLError
 
 from know import paths
+from know.data.catalogue import dataset
 from know.data.options import Downsize, subset_sizes
 from know.meta.options import MetaTrain
 from know.options import Count, ParamError, Rate, Section, Seeds, Share, distinct
@@ -84,6 +85,14 @@ class Params(Section):
                         f"predict.methods: got {start}, of the variant {missing!r}; allowed: those in meta_train.variants ="
                         f" {list(self.meta_train.variants)}"
                     )
+        own = {self.downsize.dataset, self.downsize.downstream_dataset}
+        for name in self.meta_train.datasets if self.downsize.meta_share else ():
+            twins = {other for other in own if dataset(other).images == dataset(name).images}
+            if twins and name not in twins:
+                raise ValueError(
+                    f"downsize.meta_share: got {self.downsize.meta_share}, which cannot tell the images of {name}"
+                    f" (meta_train.datasets) from those of {', '.join(sorted(twins))}; allowed: 0, or the same data set in both"
+                )
         if length >= self.meta_train.runs.subsets:
             raise ValueError(
                 f"history_length: got {length}; allowed: less than meta_train.runs.subsets ="
@@ -97,6 +106,21 @@ class Params(Section):
                 f" {len(self.downsize.downstream_classes)} or more (one a class)"
             )
         return self
+
+
+def shared_images(params: Params) -> str:
+    """A sentence that says which images meta-training shares with the experiment."""
+    experiment = {dataset(name).images for name in (params.downsize.dataset, params.downsize.downstream_dataset)}
+    both = sorted(experiment & {dataset(name).images for name in params.meta_train.datasets})
+    if not both:
+        return "Meta-training sees no image of the experiment: its data sets are others."
+    share = params.downsize.meta_share
+    if share:
+        return f"Of {', '.join(both)}, {share:.0%} of the training images are set aside for meta-training; the experiment sees none of them."
+    return (
+        f"Meta-training draws from the training images of {', '.join(both)}, among which the experiment's are, source and"
+        " downstream, training and validation. No test image is seen (downsize.meta_share sets images aside)."
+    )
 
 
 def _line(error: ErrorDetails) -> str:

@@ -25,12 +25,13 @@ MICRO = {
         "methods": [
             "known",
             {"method": "known", "variant": "path", "name": "scale_free"},
+            "linear",
             {"method": "task_vector", "scale": [0.5, 1.0]},
         ],
         "controls": [
             "shrunk",
             {"control": "shrink", "shrink": [0.6, 0.9]},
-            {"control": "shrink", "of": "scale_free", "name": "scale_free_shrunk", "shrink": 0.9},
+            {"control": "shrink_perturb", "of": "scale_free", "name": "scale_free_shrunk", "shrink": 0.9, "perturb": 0.1},
             "trained_on",
         ],
         "steps": 2,
@@ -74,7 +75,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def micro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> know_params.Params:
     """Micro parameters, with everything that the stages write under a temporary folder."""
-    for name in ("SPLITS", "TRAJECTORIES", "META", "HYPERMODEL", "PREDICTIONS", "RESULTS"):
+    for name in ("SPLITS", "TRAJECTORIES", "META", "HYPERMODEL", "PREDICTIONS", "RESULTS", "RUNS"):
         monkeypatch.setattr(paths, name, tmp_path / "data" / name.lower())
     for name in ("BUILD", "REPORTS"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())

@@ -1,148 +1,29 @@
-"""Meta-training: a dataset of many short forgetting runs, and a KNOWN for each kind learned from it.
-
-One run trains a small net on D_0 and then on ever smaller subsets, 7 in all, with its own rate, learning rate and
-batch size; each of its scalars gives a path of 7 weights, and each path the windows w_0…w_4 → w_5, w_1…w_5 → w_6.
-"""
+"""Meta-training: a KNOWN for each kind, learned from files of weight paths."""
 
 from __future__ import annotations
 
 import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from know.data.images import ImageSet, load
-from know.data.subsets import nested_subsets, stratified_order
-from know.meta.layout import LayoutError, Paths, RunFile, file_name, run_files, save_paths, weight_paths
+from know.meta.layout import LayoutError, RunFile, run_files
 from know.meta.options import KnownTraining, MetaTrain
-from know.models.small import build
-from know.params import Params
+from know.meta.runs import split_runs, windows
 from know.prediction.engine import Predictor
 from know.prediction.known import KNOWN, HyperModel, Scale, frame, framed
 from know.prediction.predictors import linear, no_change
-from know.run.executor import device_of, run_all
+from know.run.device import here
+from know.run.executor import run_all
 from know.run.options import Compute
+from know.run.store import FileInput
 from know.seeds import derive
-from know.training.forgetting import Mode, forget, state_of
-from know.training.loop import Recipe, fit
-from know.weights.kinds import KINDS, Kind, Pointwise, State
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """The hyper-parameters of one run of the meta-dataset."""
-
-    number: int
-    dataset: str
-    architecture: str
-    images: int
-    subsets: int
-    rate: float
-    lr: float
-    batch_size: int
-    source_epochs: int
-    epochs: int
-    augment: bool
-    mode: Mode
-    pointwise: Pointwise
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"run_{self.number:03d}"
-
-    @property
-    def file_name(self) -> str:
-        """As in the published meta-dataset."""
-        network = f"{self.architecture}_{self.dataset}"
-        return file_name(network, self.number, self.rate, self.subsets, self.lr, self.batch_size)
-
-
-def draw_runs(params: MetaTrain, mode: Mode = "sequential") -> list[RunSpec]:
-    """Sample each run's hyper-parameters, uniformly, as the paper does; architectures and data sets take turns.
-
-    The paper draws the batch size from U(32, |D_0| r^6), so that the smallest subset holds at least one batch. Here
-    |D_0| is smaller, so the same rule also bounds the rate from below: r ≥ (b/|D_0|)^{1/6}, b the smallest batch size.
-    """
-    rng, ranges = random.Random(params.seed), params.runs
-    specs = []
-    for number in range(ranges.count):
-        images, seed = rng.randint(*ranges.images), derive("meta run", params.seed, number)
-        last = ranges.subsets - 1
-        low, high = ranges.rate
-        rate = rng.uniform(min(high, max(low, (ranges.batch_size[0] / images) ** (1 / last))), high)
-        most = max(ranges.batch_size[0], min(ranges.batch_size[1], int(images * rate**last)))
-        specs.append(
-            RunSpec(
-                number=number,
-                dataset=params.datasets[number // len(params.architectures) % len(params.datasets)],
-                architecture=params.architectures[number % len(params.architectures)],
-                images=images,
-                subsets=ranges.subsets,
-                rate=rate,
-                lr=rng.uniform(*ranges.lr),
-                batch_size=rng.randint(ranges.batch_size[0], most),
-                source_epochs=rng.randint(*ranges.source_epochs),
-                epochs=rng.randint(*ranges.epochs),
-                augment=random.Random(derive("augment", seed)).random() < ranges.augment,
-                mode=mode,
-                pointwise=params.pointwise,
-                seed=seed,
-            )
-        )
-    return specs
-
-
-def run_paths(spec: RunSpec, images: ImageSet) -> Paths:
-    """Execute one run on a part of ``images``, which are of a training set, and collect its weight paths."""
-    order = stratified_order(images.labels, derive("order", spec.seed))  # so that subsets are prefixes
-    data = images.select(order[: spec.images])
-    net = build(spec.architecture, data.images.shape[1], len(data.classes), derive("weights", spec.seed))
-    net, initial = net.to(data.images.device), state_of(net)
-    recipe = Recipe(spec.epochs, spec.batch_size, spec.lr, augment=spec.augment)
-    fit(net, data, replace(recipe, epochs=spec.source_epochs), derive("source", spec.seed))
-    smaller = nested_subsets(torch.arange(len(data)), spec.rate, spec.subsets)[1:]
-    subsets = [data.select(index) for index in smaller]
-    return weight_paths(forget(net, subsets, recipe, spec.seed, spec.mode, initial), spec.pointwise)
-
-
-@lru_cache(maxsize=3)
-def _images(dataset: str) -> ImageSet:
-    return load(dataset, "train")
-
-
-def _collect_run(job: tuple[RunSpec, Compute, Path]) -> None:
-    spec, compute, file = job
-    save_paths(run_paths(spec, _images(spec.dataset).to(device_of(compute))), file, asdict(spec))
-
-
-def collect(specs: Sequence[RunSpec], folder: Path, compute: Compute) -> list[Path]:
-    """Execute those runs whose file is not in ``folder`` yet, and return the files of all."""
-    files = [folder / spec.file_name for spec in specs]
-    jobs = [(spec, compute, file) for spec, file in zip(specs, files, strict=True) if not file.exists()]
-    if jobs:
-        run_all(_collect_run, jobs, compute, "meta-dataset")
-    return files
-
-
-def windows(paths: Tensor, length: int) -> Tensor:
-    """Paths (M, P) to all their stretches of ``length`` weights, (M·(P-length+1), length)."""
-    return paths.unfold(1, length, 1).reshape(-1, length)
-
-
-def split_runs(specs: Sequence[T], held_out: int) -> tuple[list[T], list[T]]:
-    """Runs to learn from, and whole runs held out: the last ones, in which architectures and data sets take turns."""
-    return list(specs[:-held_out]), list(specs[-held_out:])
-
+from know.weights.kinds import KINDS, Kind
 
 # --- training -----------------------------------------------------------------------------------------------------
 
@@ -214,9 +95,11 @@ def train_known(
             target is cut to 1, which changes no gradient.
     """
     device = device or torch.device("cpu")
-    generator, check_generator = (torch.Generator().manual_seed(seed + i) for i in (0, 1))
+    generator, check_generator = (
+        torch.Generator().manual_seed(derive(name, kind, seed)) for name in ("batches", "checks")
+    )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(derive("KNOWN", kind, seed))
         known = KNOWN(history_length).to(device)
     checks = [
         torch.cat([draw_windows(run, kind, history_length, 500, check_generator) for _ in range(10)]).to(device)
@@ -253,23 +136,33 @@ def _residuals(known: KNOWN, both: Tensor, scale: Scale) -> tuple[Tensor, Tensor
 
 
 @dataclass(frozen=True)
-class _KnownJob:
-    training: tuple[RunFile, ...]
-    held_out: tuple[RunFile, ...]
+class KnownJob:
+    """Meta-training one KNOWN on files of weight paths."""
+
+    training: tuple[FileInput, ...]
+    held_out: tuple[FileInput, ...]
     kind: Kind
     history_length: int
     options: KnownTraining
     seed: int
     scale: Scale
-    compute: Compute
 
 
-def _known_job(job: _KnownJob) -> tuple[State, Curve]:
+@dataclass(frozen=True)
+class Learned:
+    """A KNOWN's state, and its error on the held-out runs while it learned."""
+
+    state: dict[str, Tensor]
+    curve: Curve
+
+
+def learn(job: KnownJob) -> Learned:
+    """Meta-train one KNOWN."""
+    training, held_out = ([RunFile.open(file.path) for file in files] for files in (job.training, job.held_out))
     known, curve = train_known(
-        job.training, job.held_out, job.kind, job.history_length, job.options, job.seed, job.scale,
-        device_of(job.compute),
-    )  # fmt: skip
-    return known.state_dict(), curve
+        training, held_out, job.kind, job.history_length, job.options, job.seed, job.scale, here()
+    )
+    return Learned(known.state_dict(), curve)
 
 
 def train_hypermodels(
@@ -280,7 +173,6 @@ def train_hypermodels(
     seed: int,
     compute: Compute,
     scales: Sequence[Scale] = ("none",),
-    resume: Path | None = None,
 ) -> tuple[dict[Scale, HyperModel], dict[Scale, dict[Kind, Curve]]]:
     """Meta-train a KNOWN for each scale and kind on files of weight paths, and follow each on the held-out ones.
 
@@ -295,17 +187,14 @@ def train_hypermodels(
     for kind in KINDS:
         if not any(kind in run.sizes for run in training):
             raise LayoutError(f"{training[0].path.parent}: no run to learn from has {kind} weights")
-    jobs = [
-        _KnownJob(tuple(training), tuple(held_out), kind, history_length, options, seed, scale, compute)
-        for scale in scales
-        for kind in KINDS
-    ]
+    files = [tuple(FileInput.of(run.path) for run in runs) for runs in (training, held_out)]
+    jobs = [KnownJob(*files, kind, history_length, options, seed, scale) for scale in scales for kind in KINDS]
     description = f"meta-trained on {len(training)} runs"
     models = {scale: HyperModel(history_length, description, scale, first.pointwise) for scale in scales}
     curves: dict[Scale, dict[Kind, Curve]] = {scale: {} for scale in scales}
-    for job, (state, curve) in zip(jobs, run_all(_known_job, jobs, compute, "KNOWN", resume), strict=True):
-        models[job.scale].of(job.kind).load_state_dict(state)
-        curves[job.scale][job.kind] = curve
+    for job, learned in zip(jobs, run_all(learn, jobs, compute, "KNOWN"), strict=True):
+        models[job.scale].of(job.kind).load_state_dict(learned.state)
+        curves[job.scale][job.kind] = learned.curve
     return {scale: model.eval() for scale, model in models.items()}, curves
 
 
@@ -329,31 +218,22 @@ def errors(
     return {name: total / count for name, total in totals.items()}
 
 
-def from_folder(folder: Path, params: Params, scale: Scale = "none") -> tuple[HyperModel, pd.DataFrame]:
-    """Meta-train on a folder of files of the published layout, however large, by ``params.meta_train``.
+def from_folder(
+    folder: Path, options: MetaTrain, history_length: int, compute: Compute, scale: Scale = "none"
+) -> tuple[HyperModel, pd.DataFrame]:
+    """Meta-train on a folder of files of the published layout, however large.
 
-    ``meta_train.runs.held_out`` of the files, drawn at random, are held out.
+    ``options.runs.held_out`` of the files, drawn at random, are held out.
 
     Returns:
         The hyper-model, and its mean absolute error on the held-out runs by kind, beside no change and a line.
     """
-    runs, count = run_files(folder), params.meta_train.runs.held_out
+    runs, count = run_files(folder), options.runs.held_out
     if len(runs) <= count:
         raise LayoutError(f"{folder}: {len(runs)} runs; more than meta_train.runs.held_out = {count} are needed")
-    random.Random(params.meta_train.seed).shuffle(runs)
+    random.Random(options.seed).shuffle(runs)
     training, held_out = split_runs(runs, count)
-    models, _ = train_hypermodels(
-        training,
-        held_out,
-        params.history_length,
-        params.meta_train.known,
-        params.meta_train.seed,
-        params.compute,
-        [scale],
-    )
-    model = models[scale]
-    predictors: dict[str, Predictor] = {"no change": no_change, "linear": linear, "KNOWN": model}
-    rows = [
-        {"kind": kind} | errors(run, kind, params.history_length, predictors) for run in held_out for kind in run.sizes
-    ]
-    return model, pd.DataFrame(rows).groupby("kind").mean()
+    models, _ = train_hypermodels(training, held_out, history_length, options.known, options.seed, compute, [scale])
+    predictors: dict[str, Predictor] = {"no change": no_change, "linear": linear, "KNOWN": models[scale]}
+    rows = [{"kind": kind} | errors(run, kind, history_length, predictors) for run in held_out for kind in run.sizes]
+    return models[scale], pd.DataFrame(rows).groupby("kind").mean()

@@ -2,94 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from know import paths
-from know.data.images import load
-from know.meta.layout import Paths, RunFile, save_paths
-from know.meta.learning import RunSpec, draw_runs, errors, run_paths, split_runs, train_hypermodels
+from know.meta.layout import RunFile, save_paths
+from know.meta.learning import errors, train_hypermodels
+from know.meta.runs import MetaJob, RunSpec, draw_runs, meta_run, split_runs
 from know.params import Params
 from know.prediction.engine import Predictor
 from know.prediction.known import HyperModel, Scale, save_hypermodel
 from know.prediction.predictors import linear, no_change
-from know.run.executor import device_of, resumable, run_all
+from know.run.executor import run_all
 from know.stages.results import write_csv
 from know.weights.kinds import KINDS
 
 NAMES: dict[Scale, str] = {"none": "KNOWN", "path": "scale-free KNOWN", "wnn": "WNN"}
 
 
-def _meta_run(job: tuple[Params, RunSpec]) -> Paths:
-    params, spec = job
-    return run_paths(spec, load(spec.dataset, "train").to(device_of(params.compute)))
-
-
-def _meta_path(spec: RunSpec) -> Path:
+def meta_path(spec: RunSpec) -> Path:
+    """Where a run's weight paths are, in the published layout."""
     return paths.META / spec.file_name
 
 
-@dataclass(frozen=True)
-class MetaTraining:
-    """``runs``: the hyper-parameters drawn and how many weights each collected; ``errors``: held-out run, dataset,
-    architecture, kind, predictor, mae; ``curves``: kind, step, mae on the held-out runs; ``response``: kind, level, slope,
-    residual and linear, what KNOWN and a line add to the last weight of a straight path."""
-
-    runs: pd.DataFrame
-    errors: pd.DataFrame
-    curves: pd.DataFrame
-    response: pd.DataFrame
-
-
-def run(params: Params) -> MetaTraining:
+def run(params: Params) -> None:
     """Collect the meta-dataset, meta-train KNOWN and its variants for each kind, and measure them on the held-out runs.
 
-    KNOWN is saved in ``data/hypermodel``, its variants in folders of their names in there.
+    KNOWN is saved in ``data/hypermodel``, its variants in folders of their names in there. Writes ``meta_runs.csv`` (the
+    hyper-parameters drawn, and how many weights each run collected), ``meta_errors.csv`` (run, dataset, architecture, kind,
+    predictor, mae), ``meta_curves.csv`` (kind, step, mae on the held-out runs) and ``response.csv``.
     """
-    specs = draw_runs(params.meta_train, params.forget.mode)
-    with resumable("meta_train", params) as resume:
-        collected = run_all(_meta_run, [(params, spec) for spec in specs], params.compute, "meta-dataset", resume)
-        for spec, run in zip(specs, collected, strict=True):
-            save_paths(run, _meta_path(spec), asdict(spec))
-        training, held_out = split_runs(specs, params.meta_train.runs.held_out)
-        files, checks = ([RunFile.open(_meta_path(spec)) for spec in part] for part in (training, held_out))
-        models, curves = train_hypermodels(
-            files, checks, params.history_length, params.meta_train.known, params.meta_train.seed, params.compute,
-            ("none", *params.meta_train.variants), resume,
-        )  # fmt: skip
-    known = models["none"]
-    save_hypermodel(known, paths.HYPERMODEL)
-    for variant in params.meta_train.variants:
+    options = params.meta_train
+    specs = draw_runs(options, params.forget.mode)
+    jobs = [MetaJob(spec, params.downsize.meta_share) for spec in specs]
+    collected = run_all(meta_run, jobs, params.compute, "meta-dataset")
+    for spec, found in zip(specs, collected, strict=True):
+        save_paths(found, meta_path(spec), asdict(spec))
+    training, held_out = split_runs(specs, options.runs.held_out)
+    files, checks = ([RunFile.open(meta_path(spec)) for spec in part] for part in (training, held_out))
+    models, curves = train_hypermodels(
+        files, checks, params.history_length, options.known, options.seed, params.compute, ("none", *options.variants)
+    )
+    save_hypermodel(models["none"], paths.HYPERMODEL)
+    for variant in options.variants:
         save_hypermodel(models[variant], paths.HYPERMODEL / variant)
 
     predictors: dict[str, Predictor] = {"no change": no_change, "linear": linear}
     predictors |= {NAMES[scale]: model for scale, model in models.items()}
     rows = []
-    for spec in held_out:
-        file = RunFile.open(_meta_path(spec))
+    for spec, file in zip(held_out, checks, strict=True):
         for kind in file.sizes:
-            found = errors(file, kind, params.history_length, predictors)
-            rows += [(spec.name, spec.dataset, spec.architecture, kind, name, mae) for name, mae in found.items()]
-    table = pd.DataFrame(rows, columns=["run", "dataset", "architecture", "kind", "predictor", "mae"])
-    learned = pd.DataFrame(
-        [
-            (kind, step, mae)
-            for kind, curve in curves["none"].items()
-            for step, mae in zip(curve.steps, curve.errors, strict=True)
-        ],
-        columns=["kind", "step", "mae"],
-    )
+            found_errors = errors(file, kind, params.history_length, predictors)
+            rows += [
+                (spec.name, spec.dataset, spec.architecture, kind, name, mae) for name, mae in found_errors.items()
+            ]
+    learned = [
+        (kind, step, mae)
+        for kind, curve in curves["none"].items()
+        for step, mae in zip(curve.steps, curve.errors, strict=True)
+    ]
     runs = pd.DataFrame([asdict(spec) | {"held_out": spec in held_out} for spec in specs])
-    runs["weights"] = [sum(map(len, run.values())) for run in collected]
-    return MetaTraining(
-        write_csv(runs, "meta_runs.csv"),
-        write_csv(table, "meta_errors.csv"),
-        write_csv(learned, "meta_curves.csv"),
-        write_csv(response(known), "response.csv"),
-    )
+    runs["weights"] = [sum(map(len, found.values())) for found in collected]
+    write_csv(runs, "meta_runs.csv")
+    names = ["run", "dataset", "architecture", "kind", "predictor", "mae"]
+    write_csv(pd.DataFrame(rows, columns=names), "meta_errors.csv")
+    write_csv(pd.DataFrame(learned, columns=["kind", "step", "mae"]), "meta_curves.csv")
+    write_csv(response(models["none"]), "response.csv")
 
 
 def response(model: HyperModel, level: float = 0.3, slope: float = 0.02, points: int = 41) -> pd.DataFrame:
