@@ -83,9 +83,9 @@ def _verdict(gain: Estimate, p_holm: float, p_equal: float) -> Verdict:
 class Comparisons:
     """All comparisons of a table of fine-tuning runs. Each belongs to just one family, the first that names it:
 
-    *gate*: the real Θ_{-1} with naïve transfer; *pair*: naïve transfer with scratch; *contrasts*: those named in params.yaml;
+    *gate*: the net that was really trained on most data with naïve transfer; *pair*: naïve transfer with scratch; *contrasts*: those named in params.yaml;
     *controls*: the candidate with every other start at its chosen candidate; *starts*: every start and step with naïve
-    transfer; *data*: the candidate's first step with the real Θ_{-1}, and its last step with its first.
+    transfer; *data*: what other amounts of real data gain, the candidate's first step with the real Θ_{-1}, and its last step with its first.
     """
 
     def __init__(
@@ -109,8 +109,10 @@ class Comparisons:
         self.margin = margin * (1 - self.accuracy(NAIVE).mean)
         self.contrasts = tuple(contrasts)
         self._found: dict[tuple[Start, Start], Comparison] = {}
-        self.gate = self._family("gate", [(MORE_DATA, NAIVE)]).get((MORE_DATA, NAIVE))
-        """The headroom; None where there is no real Θ_{-1}: then it is not known, and comparisons are judged."""
+        self.real = max((start for start in self.starts if start.role == "oracle"), default=MORE_DATA)
+        """The net really trained on most data: what the furthest prediction stands for."""
+        self.gate = self._family("gate", [(self.real, NAIVE)]).get((self.real, NAIVE))
+        """The headroom; None where no net was really trained on more data: then it is not known, and comparisons are judged."""
         self.headroom = self.gate is None or self.gate.verdict == "better"
 
         tried = [start for start in self.starts if start.role in ("method", "control")]
@@ -121,8 +123,9 @@ class Comparisons:
         if own:
             self._family("controls", [(own, o) for o in sorted(chosen.values()) if o in tried and o.name != candidate])
         self._family("starts", [(start, NAIVE) for start in tried])
-        if own:
-            self._family("data", [(steps[0], MORE_DATA), *([(steps[-1], steps[0])] if len(steps) > 1 else [])])
+        real = [(start, NAIVE) for start in self.starts if start.role == "oracle"]
+        grown = [(steps[0], MORE_DATA), *([(steps[-1], steps[0])] if len(steps) > 1 else [])] if own else []
+        self._family("data", [*real, *grown])
 
     def _family(self, name: str, pairs: Sequence[tuple[Start, Start]]) -> dict[tuple[Start, Start], Comparison]:
         new = [pair for pair in pairs if self.of(*pair) is None and set(pair) <= set(self.starts)]

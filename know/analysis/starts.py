@@ -21,7 +21,7 @@ class Name(NamedTuple):
 NAMES: dict[str, Name] = {
     "scratch": Name("from scratch", once=True),
     "naive": Name("naïve transfer (Θ₀)", once=True),
-    "more_data": Name("real Θ₋₁", once=True),
+    "more_data": Name("really more data"),
     "known": Name("KNOWN"),
     "scale_free": Name("scale-free KNOWN"),
     "wnn": Name("WNN"),

@@ -26,9 +26,9 @@ def told(one: Comparison) -> str:
     return f"{points(one.gain)} points ({one.verdict}, {p_words(p)})"
 
 
-def gate(results: Results) -> list[str]:
-    """Is there forgetting to read backwards, and anything to win?"""
-    fall, found = results.forgetting, results.comparisons
+def forgetting(results: Results) -> list[str]:
+    """Is there forgetting to read backwards?"""
+    fall = results.forgetting
     text = f"from Θ₀ to the most forgotten weights, test accuracy falls by {percent(fall.gain)} points"
     lines = [f"Forgetting is observed: {text} ({fall.gain.units} source seeds)."]
     if fall.verdict != "better":
@@ -40,11 +40,19 @@ def gate(results: Results) -> list[str]:
                 f"WARNING: Θ₀ of source seeds {unfinished} had not converged when max_epochs ran out; nets that still learn"
                 " improve on smaller subsets. Raise forget.source.max_epochs."
             )
+    return lines
+
+
+def gate(results: Results) -> list[str]:
+    """Is there forgetting to read backwards, and anything to win?"""
+    lines, found = forgetting(results), results.comparisons
     if found.gate is None:
-        lines.append("Headroom is not known: no Θ₋₁ was really trained.")
+        lines.append("Headroom is not known: no net was really trained on more data.")
     else:
         room = "There is headroom" if found.headroom else "WARNING: no clear headroom, so nothing is judged"
-        lines.append(f"{room}: the real Θ₋₁ gains {points(found.gate.gain)} points downstream over naïve transfer.")
+        real = {start: found.of(start, NAIVE) for start in found.starts if start.role == "oracle"}
+        each = ", ".join(f"{start.data(results.params.rate)} {points(one.gain)}" for start, one in real.items() if one)
+        lines.append(f"{room}: training on really more source data gains, over naïve transfer, {each} points downstream.")
     if pair := found.of(NAIVE, SCRATCH):
         word = "Naïve transfer beats" if pair.verdict == "better" else "WARNING: naïve transfer does not clearly beat"
         lines.append(f"{word} training from scratch: {points(pair.gain)} points.")
@@ -131,6 +139,10 @@ def limitations(results: Results) -> list[str]:
         )
     untested = results.claims[results.claims[claims.HERE] == "not tested"].claim
     return [*lines, f"Not tested here: {'; '.join(untested)}."] if len(untested) else lines
+
+
+PARTS = {f.__name__: f for f in (forgetting, gate, result, controls, oracle, limitations)}
+"""What ``Results.say`` says, by name."""
 
 
 def findings(results: Results) -> list[str]:
