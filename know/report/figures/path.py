@@ -210,7 +210,6 @@ def _beside(axes: Axes, table: pd.DataFrame, value: str, colour: str, results: R
     axes.set(xlabel="weights, and share of $D_0$ that they saw last", xlim=(-ks[0] - 0.4, -ks[-1] + 0.4))
 
 
-SERIES = ("known", "linear", "shrink", "more_data")
 PAPER = LinearSegmentedColormap.from_list("paper", ["#FFFFFF", "#DDE3E8", "#9BA6B0"])
 
 
@@ -222,9 +221,8 @@ PAPER = LinearSegmentedColormap.from_list("paper", ["#FFFFFF", "#DDE3E8", "#9BA6
 )
 def landscape(results: Results) -> Figure:
     points = results["landscape_points"]
-    names = [name for name in SERIES if name in set(points.method)]
-    if "shrink" not in names and "shrunk" in set(points.method):
-        names = ordered([*names, "shrunk"])
+    present = set(points.method)
+    names = ordered(present & {"more_data", "known", "linear", "shrink" if "shrink" in present else "shrunk"})
     figure, axes = plt.subplots(figsize=(PAGE, 2.75))
     path = points[points.method == "theta"].sort_values("steps", ascending=False)
     shown = points[points.method.isin([*names, "theta"])]
