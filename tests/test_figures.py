@@ -287,7 +287,7 @@ def test_forgetting_shows_each_part_of_the_path_the_real_next_point_and_what_it_
 
 def test_forgetting_says_where_nothing_is_lost_and_does_without_the_second_panel():
     nothing = results(forgotten=forgotten(loss=0.0, noise=0.01)).figure("forgetting")
-    assert "little can be won back" in nothing.axes[1].get_title()
+    assert "no clear loss" in nothing.axes[1].get_title()
     lone = Results(PARAMS, {"forgetting": tables()["forgetting"]}).figure("forgetting")
     assert len(lone.axes) == 1 and lone.get_figwidth() == style.COLUMN
 

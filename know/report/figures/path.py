@@ -190,7 +190,7 @@ def _downstream_cost(axes: Axes, results: Results) -> None:
     _beside(axes, cost, "gain", BLACK, results)
     zero_line(axes, vertical=False)
     one = mean_interval(cost.gain[cost.k == 1], confidence)
-    clear = "" if one.mean < 0 and one.excludes_zero else "\nnothing clearly lost: little can be won back"
+    clear = "" if one.mean < 0 and one.excludes_zero else "\nno clear loss that could be won back"
     axes.set_title(rf"$\Theta_1$ instead of $\Theta_0$: {signed(one.mean, one.half_width)} points" + clear, fontsize=8)
     axes.set_ylabel(r"downstream, to $\Theta_0$ (points)")
 
