@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from ruamel.yaml import YAML
+from scipy import stats
 
 from know import paths
 from know.analysis import ablations
+from know.analysis.starts import Start
 
 sys.path.insert(0, str(paths.ROOT / "scripts"))
 import measure_cost
@@ -53,9 +55,7 @@ import json
 from ruamel.yaml import YAML
 p = YAML(typ="safe").load(open("params.yaml"))
 assert p["rate"] != 0.9, "the rate is too much"
-gain = {"labels_20": {"mean": p["rate"] / 10, "half_width": 0.01}, "pooled": {"mean": p["rate"], "half_width": 0.02}}
-accuracy = {"labels_20": p["history_length"] / 10, "labels_50": 0.7}
-json.dump({"gain": {"known_1": gain}, "transfer_accuracy": {"naive_0": accuracy, "known_1": accuracy}},
+json.dump({"gain": {"known_1": {"mean": p["rate"], "half_width": 0.02}}, "accuracy": {"naive_0": p["history_length"] / 10}},
           open("metrics.json", "w"))
 """
 
@@ -142,9 +142,8 @@ def test_a_sweep_runs_in_the_queue_and_goes_on_where_it_was(repository, tmp_path
     rows = table.set_index(["value", "method", "labels"])
     known = rows.loc[("5", "known", "pooled")]
     assert (known.gain, known.half_width, known.units, known.history_length) == (0.5, 0.02, 3, 5)
-    assert known.accuracy == pytest.approx((0.5 + 0.7) / 2) and np.isnan(known.accuracy_half_width)
-    assert rows.gain[("0.5", "known", "20")] == pytest.approx(0.05)
-    assert np.isnan(rows.gain[("0.5", "naive", "20")]) and rows.accuracy[("5", "naive", "20")] == 0.5
+    assert known.accuracy == pytest.approx(0.5 + 0.5) and np.isnan(known.accuracy_half_width)
+    assert np.isnan(rows.gain[("0.5", "naive", "pooled")]) and rows.accuracy[("5", "naive", "pooled")] == 0.5
 
     capsys.readouterr()
     before = file.read_bytes()
@@ -225,7 +224,7 @@ def row(ablation: str, value: object, method: str, steps: int, **values: object)
     return {
         "ablation": ablation, "value": value, "experiment": f"{ablation}-{value}", "history_length": 5, "rate": 0.5,
         "source_images": 2000, "dataset": "mnist", "architecture": "cnn", "mode": "sequential", "batchnorm": "copy",
-        "method": method, "steps": steps, "labels": "pooled", "gain": 0.0, "half_width": np.nan, "accuracy": 0.8,
+        "method": method, "steps": steps, "labels": "pooled", "gain": np.nan if method == "naive" else 0.0, "half_width": np.nan, "accuracy": 0.8,
         "accuracy_half_width": 0.01, "units": 5,
     } | values  # fmt: skip
 
@@ -249,8 +248,8 @@ def table(tmp_path: Path) -> pd.DataFrame:
 
 
 def test_tables_of_known_numbers(table):
-    made = ablations.tables(table)
-    assert list(made) == list(ablations.ROWS) == list(ablations.CAPTIONS)
+    made = {name: ablations.ablation_table(table, name) for name in ablations.ROWS}
+    assert list(made) == list(ablations.CAPTIONS)
     assert made["source_images"].to_dict("records") == [
         {"source images": 2000, "share": "100 %", "start": "naïve transfer (Θ₀)", "×1": "80.0", "×2": "–"},
         {"source images": 2000, "share": "100 %", "start": "KNOWN", "×1": "–", "×2": "80.4 (+0.4 ± 0.2)"},
@@ -277,10 +276,26 @@ def test_the_tidy_table_is_pooled_and_has_numbers_for_values(table):
     assert tidy.gain[1] == 0.004 and tidy.half_width[1] == 0.002
 
 
+def test_a_start_is_compared_with_naive_at_every_value_as_one_family(table):
+    known, real = Start("known", 1), row("source_images", 500, "more_data", 1, half_width=0.01)
+    found = ablations.comparisons(table, "source_images", known, 0.1, 0.95)
+    assert {value: one.verdict for value, one in found.items()} == {
+        "2000": "better",
+        "500": "excludes the paper's effect",
+    }
+    t = 0.004 / (0.002 / stats.t.ppf(0.975, 4))
+    assert found["2000"].p == pytest.approx(2 * stats.t.sf(t, 4)) and found["2000"].p_holm == pytest.approx(
+        2 * found["2000"].p
+    )
+    dry = pd.concat([table, pd.DataFrame([real | {"value": "500"}])])
+    judged = ablations.comparisons(dry, "source_images", known, 0.1, 0.95)
+    assert judged["500"].verdict == "no headroom" and judged["2000"] == found["2000"]
+
+
 def test_without_the_file_everything_is_empty_and_says_how_to_make_it(tmp_path):
     table = ablations.read(tmp_path / "none.csv")
     assert "python scripts/sweep.py" in ablations.note(table)
-    assert all(one.empty for one in ablations.tables(table).values())
+    assert all(ablations.ablation_table(table, name).empty for name in ablations.ROWS)
     assert list(ablations.tidy(table)) == list(ablations.TIDY) and ablations.tidy(table).empty
     assert ablations.curves(table).empty
 
