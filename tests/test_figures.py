@@ -1,5 +1,6 @@
-"""Figures are drawn from tidy tables such as the stages write, and what a reader must see is there."""
+"""Every registered figure is drawn from tables of known truth, shows their means and intervals, and can be read."""
 
+from collections import Counter
 from functools import cache
 from itertools import combinations
 
@@ -8,21 +9,29 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
-from matplotlib.text import Annotation, Text
+from matplotlib.patches import Circle
+from matplotlib.text import Text
+from synthetic import HEADROOM, TRUTH, ablations, every_table, forgotten, headroom, transfer
 
+from know.analysis.starts import NAIVE, NAMES, label
 from know.analysis.statistics import mean_interval
+from know.analysis.units import difference
+from know.analysis.units import runs as of_runs
+from know.data.images import ImageSet
+from know.params import load
 from know.report import figures
-from know.report.figures import drawing
+from know.report.figures import style
+from know.report.figures.transfer import LEFT_OUT
+from know.report.registry import FIGURES
+from know.report.results import Results
 
-RATE = 0.5
-SINGLE = ("shrink_perturb", "trained_on", "more_data")  # starts of one step
-PREDICTED = [m for m in figures.METHOD_STYLE if m not in figures.REFERENCES]
-# True gains over naive in shares after one step, and how they grow by step; two are far off.
-GAIN = {"scratch": -0.12, "more_data": 0.02, "known": 0.004, "shrunk": 0.006, "linear": -0.004, "task_vector": -0.03,
-        "expo": -0.01, "tsv": -0.02, "flipped": -0.006, "wnn": -0.09}  # fmt: skip
+PARAMS = load()
+SIZE = PARAMS.downsize.source_images
+FAR = {("scratch", 0): -0.3, ("task_vector", 3): -0.4}  # beyond any axis that follows the others
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,213 +42,37 @@ def _style():
     plt.close("all")
 
 
-def starts(methods=PREDICTED, steps=3):
-    keys = [("scratch", 0), ("naive", 0), ("more_data", 1)]
-    return keys + [(m, s) for m in methods for s in range(1, 2 if m in SINGLE else steps + 1)]
+def tables():
+    """Every table that a figure needs, with starts and sizes as in the default experiment."""
+    sizes = {n * SIZE // 1000: gain for n, gain in HEADROOM.items()}
+    subsets = [(s, f"D_{k}", c, SIZE // 2**k) for s in (0, 1) for k in range(5) for c in "ab"]
+    found = every_table() | {
+        "transfer": transfer(TRUTH | FAR | {("expo", 1): 0.0}, noise=0.01),
+        "headroom": headroom(sizes, noise=0.01),
+        "forgotten": forgotten(noise=0.01),
+        "ablations": ablations(),
+        "downsize": pd.DataFrame(subsets, columns=["source_seed", "subset", "class", "images"]),
+    }
+    points = found["landscape_points"]
+    more = [("linear", s, 0.1, 0.2 * s, 1.0, 0.5) for s in (1, 2, 3)] + [("shrink", 1, 0.3, -0.1, 1.0, 0.97)]
+    more += [("task_vector", 1, 9.0, 9.0, 1.0, 0.1), ("more_data", 1, 0.2, -0.2, 1.0, 0.99)]
+    found["landscape_points"] = pd.concat([points, pd.DataFrame(more, columns=points.columns)])
+    real = pd.DataFrame([(s, -1, "test", 1.0, 0.93) for s in range(5)], columns=found["forgetting"].columns)
+    dropped = found["forgetting"].query("images == 'kept' and k > 0").assign(images="dropped")
+    found["forgetting"] = pd.concat([found["forgetting"], dropped, real])
+    naive = found["predictions"].query("method == 'naive'")
+    found["predictions"] = pd.concat([found["predictions"], naive.assign(method="flipped", steps=1)])
+    return found
 
 
-def summary(methods=PREDICTED, labels=(20, 50), units=5, steps=3):
-    """What ``report.summarise`` makes of transfer.csv; ``labels`` may hold "pooled"."""
-    rng, rows = np.random.default_rng(0), []
-    for i, count in enumerate(labels):
-        for method, step in starts(methods, steps):
-            gain = GAIN.get(method, 0.002) * max(step, 1) + rng.normal(0, 0.001) if method != "naive" else 0.0
-            half = float("inf") if units < 2 else 0.0 if method == "naive" else 0.004 + 0.25 * abs(gain)
-            wide = float("inf") if units < 2 else 0.024
-            rows.append(
-                (
-                    method,
-                    step,
-                    (i + 1) / len(labels),
-                    count,
-                    0.75 + 0.05 * i + gain,
-                    wide,
-                    gain,
-                    half,
-                    0.5,
-                    units,
-                    3 * units,
-                )
-            )
-    columns = [
-        "method",
-        "steps",
-        "fraction",
-        "labels",
-        "mean",
-        "half_width",
-        "gain",
-        "gain_half_width",
-        "p",
-        "units",
-        "runs",
-    ]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def landscape_tables(methods=PREDICTED):
-    rng = np.random.default_rng(1)
-    side = np.linspace(-1.0, 1.0, 31)
-    x, y = (a.ravel() for a in np.meshgrid(3 * side, 2 * side))
-    loss = lambda x, y: 0.4 + 0.5 * (x - 1) ** 2 + 1.5 * (y - 0.3 * x) ** 2 + 0.02 * np.exp(2 * abs(y))  # noqa: E731
-    k = np.arange(5)
-    px, py = 1.2 - 2.6 * (1 - 0.5**k), 0.5 * np.sin(k / 1.5)
-    rows = [("theta", int(i), a, b) for i, a, b in zip(k, px, py, strict=True)]
-    rows.append(("more_data", 1, 1.75, -0.35))
-    for method in methods:
-        step = rng.normal(0, 0.16, 2) + np.array([0.12, -0.1])
-        step *= 14 if method == "task_vector" else 1
-        rows += [(method, s, px[0] + s * step[0], py[0] + s * step[1]) for s in range(1, 2 if method in SINGLE else 4)]
-    points = pd.DataFrame(rows, columns=["method", "steps", "x", "y"])
-    points["loss"] = loss(points.x, points.y)
-    return (
-        pd.DataFrame({"x": x, "y": y, "loss": loss(x, y)}),
-        points,
-        pd.DataFrame({"axis": ["x", "y"], "share": [0.81, 0.13]}),
-    )
-
-
-def curves(methods=("scratch", "naive", "more_data", "known", "shrunk"), sources=5, fractions=(0.4, 1.0)):
-    rng, rows = np.random.default_rng(2), []
-    for method in methods:
-        for fraction in fractions:
-            for source in range(sources):
-                height, base = rng.normal(0.8, 0.01), 0.62 if method != "scratch" else 0.3
-                for downstream in range(3):
-                    for epoch in range(21):
-                        accuracy = height - (height - base) * np.exp(-epoch / 6) + rng.normal(0, 0.004)
-                        rows.append(
-                            (method, int(method == "known"), fraction, 1000 * source + downstream, epoch, accuracy, 1.0)
-                        )
-    return pd.DataFrame(rows, columns=["method", "steps", "fraction", "seed", "epoch", "accuracy", "loss"])
-
-
-def step_tables(methods=("known", "linear", "tsv"), count=3000):
-    rng, frames, geometry = np.random.default_rng(3), [], []
-    for kind, scale in (("conv", 0.02), ("fc", 0.006), ("bias", 0.01)):
-        real = scale * rng.standard_t(3, count if kind != "bias" else 120)
-        for method in methods:
-            predicted = (0.15 if method == "known" else 0.4) * real + scale * rng.normal(
-                0, 0.3 if method == "known" else 1, len(real)
-            )
-            frames.append(pd.DataFrame({"method": method, "kind": kind, "predicted": predicted, "real": real}))
-            for seed in range(3):
-                cosine = np.dot(predicted, real) / np.linalg.norm(predicted) / np.linalg.norm(real) + 0.01 * (seed - 1)
-                geometry += [
-                    (seed, method, kind, "all", len(real), cosine, 1.0),
-                    (seed, method, kind, "0.weight", 9, 0.0, 1.0),
-                ]
-    columns = ["seed", "method", "kind", "layer", "weights", "cosine", "norm_ratio"]
-    return pd.concat(frames), pd.DataFrame(geometry, columns=columns)
-
-
-def ablation_table():
-    rng, rows = np.random.default_rng(4), []
-    values = {"history_length": (2, 3, 4, 5), "rate": (0.3, 0.5, 0.7), "source_images": (500, 1000, 2000, 4000, 8000)}
-    for name, grid in values.items():
-        for method in ("known", "linear"):
-            rows += [(name, v, method, s, rng.normal(0.002 * s, 0.003), 0.005) for v in grid for s in (1, 2, 3)]
-    return pd.DataFrame(rows, columns=["ablation", "value", "method", "steps", "gain", "half_width"])
-
-
-def response_table():
-    frames = []
-    for kind, size, slope in (("conv", 0.3, 0.05), ("fc", 0.15, 0.02), ("bias", 0.2, 0.03)):
-        a, b = (x.ravel() for x in np.meshgrid(size * np.linspace(-1, 1, 41), slope * np.linspace(-1, 1, 41)))
-        frames.append(
-            pd.DataFrame({"kind": kind, "level": a, "slope": b, "residual": np.tanh(0.35 * b - 0.05 * a), "linear": b})
-        )
-    return pd.concat(frames)
-
-
-def headroom_table(sources=5):
-    rng, rows = np.random.default_rng(5), []
-    for labels, top in ((20, 0.78), (50, 0.85)):
-        for images in (0, 500, 1000, 2000, 4000, 8000):
-            for source in range(sources):
-                height = top - (0.1 if images == 0 else 0.07 * (500 / images) ** 0.7)
-                rows += [
-                    (images, labels / 50, 1000 * source + d, height + rng.normal(0, 0.008), labels) for d in range(3)
-                ]
-    return pd.DataFrame(rows, columns=["images", "fraction", "seed", "accuracy", "labels"])
-
-
-def oracle_table():
-    keep = [m for m, s in starts(steps=1) if m not in ("naive",)]
-    return pd.DataFrame({"start": keep, "gain": [GAIN.get(m, 0.002) for m in keep], "half_width": 0.005})
-
-
-def predictions_table(methods=PREDICTED, sources=5):
-    rng, rows = np.random.default_rng(6), []
-    for seed in range(sources):
-        rows += [(seed, "naive", 0, 0.89, kind, 1.0, 0.0, np.nan) for kind in ("conv", "fc", "bias")]
-        for method, step in starts(methods)[3:]:
-            lost = {"known": 0.03, "linear": 0.05, "task_vector": 0.2}.get(method, 0.02) * step**1.3
-            for kind, grow in (("conv", 0.01), ("fc", 0.003), ("bias", 0.05)):
-                sign = 6 if method == "task_vector" else -1
-                ratio = 1 + sign * grow * step * (1 + 0.1 * rng.normal()) * (1 + len(method) % 3) / 2
-                rows.append((seed, method, step, max(0.89 - lost, 0.1) + rng.normal(0, 0.005), kind, ratio, 1.0, 0.1))
-    columns = ["seed", "method", "step", "source_accuracy", "kind", "norm_ratio", "step_ratio", "step_cosine"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def forgetting_table(sources=5):
-    rng, rows = np.random.default_rng(7), []
-    for seed in range(sources):
-        for k in range(5):
-            for images, accuracy, loss in (
-                ("kept", min(0.97 + 0.01 * k, 1), 0.1 / 3**k),
-                ("dropped", 0.95 - 0.01 * k, 0.2 + 0.05 * k),
-                ("test", 0.89 - 0.008 * k, 0.3 + 0.1 * k),
-            ):
-                if (images, k) != ("dropped", 0):
-                    rows.append((seed, k, images, accuracy + rng.normal(0, 0.006), loss * np.exp(rng.normal(0, 0.2))))
-    return pd.DataFrame(rows, columns=["seed", "k", "images", "accuracy", "loss"])
-
-
-def meta_tables():
-    rng, rows = np.random.default_rng(8), []
-    for run in range(6):
-        for kind in ("conv", "fc", "bias"):
-            for name, ratio in (
-                ("no change", 1),
-                ("linear", 1.02),
-                ("KNOWN", 0.9),
-                ("scale-free KNOWN", 0.85),
-                ("WNN", 0.95),
-            ):
-                rows.append((run, kind, name, 0.01 * ratio * (1 if ratio == 1 else np.exp(rng.normal(0, 0.12)))))
-    step = np.arange(100, 3001, 100)
-    learnt = [
-        pd.DataFrame({"kind": kind, "step": step, "mae": 0.01 * (1 + 0.1 * np.exp(-step / 500))})
-        for kind in ("conv", "fc", "bias")
-    ]
-    return pd.DataFrame(rows, columns=["run", "kind", "predictor", "mae"]), pd.concat(learnt)
-
-
-DRAWINGS = {
-    "schematic": lambda: figures.schematic(RATE, 5),
-    "forgetting": lambda: figures.forgetting(forgetting_table(), RATE, 0.95),
-    "meta_validation": lambda: figures.meta_validation(*meta_tables()),
-    "predictions": lambda: figures.predictions(predictions_table(), RATE, 0.95),
-    "landscape": lambda: figures.landscape(*landscape_tables()),
-    "transfer": lambda: figures.transfer(summary(), RATE),
-    "transfer_pooled": lambda: figures.transfer(summary(labels=(20, 50, "pooled")), RATE),
-    "gains": lambda: figures.gains(summary(), RATE),
-    "gains_pooled": lambda: figures.gains(summary(labels=(20, 50, "pooled")), RATE),
-    "learning_curves": lambda: figures.learning_curves(curves(), 0.95),
-    "steps": lambda: figures.steps(*step_tables()),
-    "ablations": lambda: figures.ablations(ablation_table()),
-    "response": lambda: figures.response(response_table()),
-    "headroom": lambda: figures.headroom(headroom_table(), 2000, RATE, 0.95),
-    "oracle": lambda: figures.oracle(oracle_table()),
-}
+def results(**changed):
+    return Results(PARAMS, tables() | changed)
 
 
 @cache
 def drawn(name):
-    """The figure of this name and the texts that its drawing shows, with where they are."""
-    figure, shown, draw = DRAWINGS[name](), [], Text.draw
+    """The figure of this name and every text that its drawing shows, with where it is in pixels."""
+    figure, shown, draw = results().figure(name), [], Text.draw
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Text, "draw", lambda self, renderer: (shown.append(self), draw(self, renderer)))
         figure.canvas.draw()
@@ -251,293 +84,327 @@ def texts(name):
     return [text for text, _ in drawn(name)[1]]
 
 
-def legend_texts(figure):
+def legend(figure):
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
-    return [text.get_text() for legend in legends for text in legend.get_texts()]
+    return [text.get_text() for one in legends for text in one.get_texts()]
 
 
-def markers(axes, colour=None, shape=None):
-    """Of all drawn markers, those of a colour and a shape: (x, y) of each."""
-    found = []
-    for line in axes.lines:
-        if line.get_marker() in ("", "None", None) or (shape and line.get_marker() not in shape):
-            continue
-        if (
-            colour is None
-            or to_hex(line.get_color()) == colour.lower()
-            or to_hex(line.get_markeredgecolor()) == colour.lower()
-        ):
-            found += list(zip(line.get_xdata(), line.get_ydata(), strict=True))
-    return found
+def marks(axes):
+    """x, y, colour and shape of each marker that is drawn."""
+    lines = [line for line in axes.lines if line.get_marker() not in ("", "None", None)]
+    return [
+        (x, y, to_hex(line.get_color()).upper(), line.get_marker(), to_hex(line.get_markerfacecolor()))
+        for line in lines
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    ]
 
 
-def finite_limits(figure):
-    return all(np.isfinite([*axes.get_xlim(), *axes.get_ylim()]).all() for axes in figure.axes)
+def spans(axes):
+    """The ends along x of every error bar and line across, with its y."""
+    two = [np.asarray(line.get_xydata(), float) for line in axes.lines if len(line.get_xdata()) == 2]
+    return [(ends[:, 0].min(), ends[:, 0].max(), ends[0, 1]) for ends in two if ends[0, 1] == ends[1, 1]]
 
 
-@pytest.mark.parametrize("name", DRAWINGS)
-def test_no_text_overlaps_another_and_the_page_is_a_page(name):
+# --- all of them ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_can_be_read_at_its_width(name):
     figure, shown = drawn(name)
     assert len(shown) > 8
     for (one, a), (other, b) in combinations(shown, 2):
         across, down = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
         assert min(across, down) < 1.5, (one, other)  # pixels: a text's box is a little larger than its ink
     width, height = figure.get_size_inches()
-    assert width in (3.25, 6.8, 5.2, 4.2) and height < 8.5
-    assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 5.5
-    assert finite_limits(figure)
+    assert width in (style.COLUMN, style.PAGE) and height < 5
+    for text, box in shown:
+        assert box.x0 > -2 and box.y0 > -2 and box.x1 < figure.bbox.x1 + 2 and box.y1 < figure.bbox.y1 + 2, text
+    assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 7
+    assert all(np.isfinite([*axes.get_xlim(), *axes.get_ylim()]).all() for axes in figure.axes)
+    assert FIGURES[name].caption.endswith(".")
 
 
-def test_styles_tell_all_starts_apart_in_grey_and_unknown_names_get_a_lasting_one():
-    styles = figures.METHOD_STYLE
-    assert len({(s.colour, s.line) for s in styles.values()}) == len(styles)
-    assert len({(s.line, s.marker) for s in styles.values()}) == len(styles)
-    for members in figures.families(styles).values():
-        assert len({styles[name].marker for name in members}) == len(members)
-    assert figures.style_of("my_own") == figures.style_of("my_own") != figures.style_of("another")
-    assert figures.label("my_own") == "my own" and figures.style_of("KNOWN") == styles["known"]
+@pytest.mark.parametrize("name", [name for name, entry in FIGURES.items() if entry.needs])
+def test_a_figure_without_a_table_that_it_needs_is_left_out(name):
+    for lacking in FIGURES[name].needs:
+        have = {table: rows for table, rows in tables().items() if table != lacking}
+        assert Results(PARAMS, have).figure(name) is None
+        assert Results(PARAMS, have | {lacking: tables()[lacking].iloc[:0]}).figure(name) is None
 
 
-def test_starts_are_ordered_as_the_styles_are_with_unknown_ones_last():
-    assert figures.ordered(["zeta", "linear", "alpha", "known", "known"]) == ["known", "linear", "alpha", "zeta"]
-    named = figures.families(["zeta", "naive", *PREDICTED])
-    assert [m for members in named.values() for m in members] == [*PREDICTED, "zeta"] and named["others"] == ["zeta"]
-
-
-@given(
-    st.lists(st.floats(-1e3, 1e3) | st.just(np.nan) | st.just(np.inf), max_size=6),
-    st.lists(st.floats(-1e6, 1e6) | st.just(np.nan), max_size=6),
-    st.floats(0, 3),
-)
-def test_a_window_holds_its_core_and_is_not_set_by_outliers(core, others, reach):
-    low, high = drawing.window(core, others, reach, least=1.0)
-    inner = [value for value in core if np.isfinite(value)] or [0.0]
-    assert low < high and all(low <= value <= high for value in inner)
-    assert high - low <= 1.15 * (1 + 2 * reach) * max(max(inner) - min(inner), 1.0) + 0.11 * max(map(abs, inner))
-
-
-def test_a_band_is_the_interval_of_the_mean_and_nothing_for_one_seed():
-    _, axes = plt.subplots()
-    sample = [0.1, 0.4, 0.3]
-    drawing.band(axes, [0, 1], [sample, [0.5]], 0.9)
-    corners = axes.collections[0].get_paths()[0].vertices
-    expected = mean_interval(np.array(sample), 0.9)
-    assert np.allclose(
-        sorted(set(corners[corners[:, 0] == 0, 1].round(9))), expected.mean + expected.half_width * np.array([-1, 1])
-    )
-    assert np.allclose(corners[corners[:, 0] == 1, 1], 0.5)
-
-
-@pytest.mark.parametrize("name", ["transfer", "transfer_pooled"])
-def test_transfer_shows_every_start_in_its_family_and_cuts_what_is_far_off(name):
-    figure, _ = drawn(name)
-    table = summary(labels=(20, 50, "pooled")[: 3 if name == "transfer_pooled" else 2])
-    groups = figures.families(PREDICTED)
-    panels = np.array(figure.axes).reshape(-1, len(groups))
-    for line, (_, rows) in zip(panels, drawing.by_labels(table), strict=True):
-        shown, cut = 0, 0
-        for axes, members in zip(line, groups.values(), strict=True):
-            low, high = axes.get_ylim()
-            border = min([p.get_y() + p.get_height() for p in axes.patches], default=low)
-            for row in rows[rows.method.isin(members)].itertuples():
-                style, value = figures.style_of(row.method), 100 * row.mean
-                at = [
-                    y
-                    for x, y in markers(axes, style.colour, style.marker)
-                    if round(x) == row.steps and np.isclose(y, value)
-                ]
-                assert at, row
-                shown += border <= value <= high
-                if value < border:
-                    cut += 1
-                    assert f"{value:.1f}" in [text.get_text() for text in axes.texts]
-            triangles = [y for _, y in markers(axes, shape="v") if low < y < border]
-            assert len(triangles) == len(axes.texts)
-        assert shown > 35 and cut >= 5  # WNN and task vectors; so the scale is that of the others
-        assert line[0].get_ylim()[1] - line[0].get_ylim()[0] < 12
-        assert line[0].get_ylim() == line[-1].get_ylim()
-    assert "beyond the axis: its value" in legend_texts(figure)
-
-
-def test_transfer_without_outliers_cuts_nothing_and_takes_any_selection_of_starts():
-    table = summary(["known", "my_own"], labels=(20,), units=1, steps=2)
-    figure = figures.transfer(table[table.method.isin(["naive", "known", "my_own"])], RATE)
-    assert finite_limits(figure) and len(figure.axes) == 2 and not any(axes.texts for axes in figure.axes)
-    assert {"KNOWN", "my own"} <= set(legend_texts(figure)) and "beyond the axis: its value" not in legend_texts(figure)
-
-
-def test_gains_has_a_row_a_start_and_an_arrow_with_its_value_for_each_outlier():
-    figure, _ = drawn("gains")
-    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert names == [figures.math_label(m) for m in figures.METHOD_STYLE if m != "naive"]
-    table = summary()
-    for axes, (_, rows) in zip(figure.axes, drawing.by_labels(table[table.method != "naive"]), strict=True):
-        edge = next(p.get_x() + p.get_width() for p in axes.patches)
-        far = rows[100 * rows.gain < edge]
-        arrows = [x for x, _ in markers(axes, shape="<") if x < edge]
-        assert set(far.method) >= {"scratch", "wnn", "task_vector"} and len(arrows) == len(far)
-        assert sorted(text.get_text() for text in axes.texts) == sorted(
-            f"{100 * g:+.1f}".replace("-", "−") for g in far.gain
-        )
-        assert len([x for x, _ in markers(axes) if x > edge]) == len(rows) - len(far)
-        positions = dict(zip(names, axes.get_yticks(), strict=True))
-        for row in rows[rows.method == "known"].itertuples():  # in the row of its name, in points
-            assert min(abs(x - 100 * row.gain) + abs(y - positions["KNOWN"]) for x, y in markers(axes, shape="o")) < 0.4
-
-
-def test_gains_of_one_seed_and_unknown_starts():
-    figure = figures.gains(summary(["known", "my_own"], labels=(20,), units=1), RATE)
-    assert finite_limits(figure) and len(markers(figure.axes[0])) == 1 + 1 + 3 + 3
-
-
-def test_landscape_shows_the_path_the_predictions_and_what_leaves_the_grid():
-    figure, shown = drawn("landscape")
-    grid, points, _ = landscape_tables()
-    whole, near, _ = figure.axes
-    theta = points[points.method == "theta"].sort_values("steps", ascending=False)
-    assert any(np.array_equal(line.get_xydata(), theta[["x", "y"]]) for line in whole.lines)
-    labels = [text for text, _ in shown]
-    assert all(labels.count(rf"$\Theta_{{{k}}}$") >= 1 for k in range(5)) and labels.count(r"$\Theta_{0}$") == 2
-    assert whole.get_xlim() == (grid.x.min(), grid.x.max()) and near.get_xlim()[0] > whole.get_xlim()[0]
-    outside = points[(points.x > grid.x.max()) | (points.y.abs() > grid.y.max())]
-    assert set(outside.method) == {"task_vector"} and f"task vector ({len(outside)} beyond)" in legend_texts(figure)
-    (arrow,) = [text for text in whole.texts if isinstance(text, Annotation) and text.arrow_patch]
-    assert arrow.xy[0] == pytest.approx(grid.x.max()) and to_hex(arrow.arrow_patch.get_edgecolor()) == "#56b4e9"
-    inside = points[~points.index.isin(outside.index) & ~points.method.isin(["theta", "naive"])]
-    drawn_at = {tuple(np.round(p, 9)) for p in markers(whole)}
-    assert all((round(row.x, 9), round(row.y, 9)) in drawn_at for row in inside.itertuples())
-    levels = whole.collections[0].levels
-    assert len(levels) >= 10 and np.allclose(np.diff(np.log(levels)), np.diff(np.log(levels))[0])
-    assert "81 %" in whole.get_xlabel() and "13 %" in whole.get_ylabel()
-
-
-def test_landscape_of_a_path_alone_with_losses_that_are_not_numbers():
-    grid, points, share = landscape_tables([])
-    grid.loc[grid.x > 2.5, "loss"] = np.nan
-    figure = figures.landscape(grid, points[points.method == "theta"], share)
+@pytest.mark.parametrize("name", ["gains", "headroom", "oracle", "forgetting", "predictions", "learning_curves"])
+def test_a_figure_of_a_single_source_seed_has_no_intervals_and_does_not_fail(name):
+    one = {table: rows[rows.source_seed == 0] if "source_seed" in rows else rows for table, rows in tables().items()}
+    figure = Results(PARAMS, one).figure(name)
     figure.canvas.draw()
-    assert finite_limits(figure) and legend_texts(figure) == [r"path $\Theta_k$"]
+    assert all(np.isfinite([*axes.get_xlim(), *axes.get_ylim()]).all() for axes in figure.axes)
 
 
-def test_learning_curves_are_means_over_source_seeds_and_scratch_does_not_set_the_scale():
-    figure, _ = drawn("learning_curves")
-    table = curves()
-    assert [axes.get_title() for axes in figure.axes] == ["40 % of the labels", "100 % of the labels"]
-    for axes, fraction in zip(figure.axes, (0.4, 1.0), strict=True):
-        assert len(axes.lines) == 5 and len(axes.collections) == 5
-        known = next(line for line in axes.lines if line.get_label() == "KNOWN")
-        own = table[(table.method == "known") & (table.fraction == fraction)]
-        assert np.allclose(known.get_ydata(), 100 * own.groupby("epoch").accuracy.mean())
-        assert 40 < axes.get_ylim()[0] < 62
-    named = figures.learning_curves(curves(sources=1).assign(labels=lambda t: 50 * t.fraction), 0.95)
-    assert [axes.get_title() for axes in named.axes] == ["20 labels", "50 labels"] and finite_limits(named)
+def test_a_saved_figure_has_the_same_bytes_every_time(tmp_path):
+    for folder in ("one", "two"):
+        for name in ("gains", "meta_validation", "steps"):
+            figures.save(results().figure(name), tmp_path / folder, name)
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(files) == 6
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+# --- looks and statistics ---------------------------------------------------------------------------------------
+
+
+def test_looks_tell_starts_apart_in_grey_and_unknown_names_get_a_lasting_one():
+    assert set(style.LOOKS) == set(NAMES)
+    shown = [style.LOOKS[name] for name in NAMES if name not in LEFT_OUT]
+    assert len({(look.line, look.marker) for look in shown}) == len(shown)
+    assert len({(look.colour, look.line) for look in style.LOOKS.values()}) == len(NAMES)
+    assert style.look_of("my_own") == style.look_of("my_own") != style.look_of("another")
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=8), st.sampled_from([0.5, 0.9, 0.95]))
+def test_an_error_bar_is_the_interval_of_the_mean(values, confidence):
+    expected = mean_interval(np.array(values), confidence)
+    low, high = style.interval(confidence)(pd.Series(values))
+    assert (low + high) / 2 == pytest.approx(expected.mean) and (high - low) / 2 == pytest.approx(expected.half_width)
+
+
+def test_gains_are_the_paired_differences_of_the_comparisons_whatever_the_order_of_the_rows():
+    table = transfer(noise=0.02).sample(frac=1, random_state=0)
+    found = style.gains(table, table.method == "naive", ["method", "steps"]).set_index(["method", "steps"])
+    wide = of_runs(table)
+    for start in wide.index:
+        own = found.loc[(start.name, start.step)].set_index("source_seed").gain
+        assert own.to_numpy() == pytest.approx(100 * difference(wide, start, NAIVE).loc[own.index].to_numpy())
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=4), st.floats(-100, 100))
+def test_a_window_holds_its_core_and_is_not_set_by_what_is_far_off(values, other):
+    rows = [("core", 1, value, seed) for seed, value in enumerate(values)] + [("other", 1, other, 0)]
+    table = pd.DataFrame(rows, columns=["method", "steps", "value", "source_seed"])
+    low, high = style.window(table, ["core"], 0.95, also=(3.0,))
+    inner = [0.0, 3.0, np.mean(values)]
+    if len(values) > 1:
+        inner += style.interval(0.95)(values)
+    assert low < min(inner) and high > max(inner)
+    assert high - low <= 1.1 * 3 * (max(inner) - min(inner)) + 1e-9
+    if min(inner) <= other <= max(inner):
+        assert low < other < high
+
+
+# --- one by one -------------------------------------------------------------------------------------------------
+
+
+def test_gains_has_a_row_a_start_in_order_with_every_step_at_its_mean_and_interval():
+    figure, _ = drawn("gains")
+    (axes,) = figure.axes
+    names = [name for name in [*NAMES, "my_own"] if name in {m for m, _ in TRUTH} - {"naive"}]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == [style.math(label(name)) for name in names]
+    comparisons, found = results().comparisons, marks(axes)
+    (inner,) = [p.get_x() for p in axes.patches if np.isclose(p.get_x() + p.get_width(), axes.get_xlim()[0])]
+    for start in comparisons.starts:
+        if start.name not in names:
+            continue
+        gain, look = comparisons.of(start, NAIVE).gain, style.look_of(start.name)
+        own = [m for m in found if m[2:4] == (look.colour, look.marker) and np.isclose(m[0], 100 * gain.mean)]
+        if (start.name, start.step) in FAR:
+            assert not own and 100 * gain.mean < inner
+            continue
+        ((_, y, _, _, face),) = own
+        assert round(y) == names.index(start.name)
+        assert (face == "#ffffff") == (start != comparisons.chosen[start.name])  # filled: chosen
+        ends = [(a, b) for a, b, at in spans(axes) if np.isclose(at, y)]
+        half = 100 * gain.half_width
+        assert any(np.allclose(pair, (100 * gain.mean - half, 100 * gain.mean + half)) for pair in ends)
+    by_row = {
+        name: [y for _, y, *_ in sorted(found, key=lambda m: m[1]) if round(y) == i] for i, name in enumerate(names)
+    }
+    assert Counter(map(len, by_row.values())) == {3: 5, 2: 1, 1: 3, 0: 1}  # the task vector's third step, scratch: text
+
+
+def test_gains_writes_what_is_beyond_the_axis_and_what_was_chosen():
+    shown, comparisons = texts("gains"), results().comparisons
+    assert any(text.strip().startswith("← −") for text in shown)
+    for start in comparisons.chosen.values():
+        if start.name not in {*LEFT_OUT}:
+            gain = comparisons.of(start, NAIVE).gain
+            number = style.signed(100 * gain.mean, 100 * gain.half_width)
+            assert f"{start.data(PARAMS.rate)}:  {number}".removeprefix(":  ") in shown
+
+
+def test_gains_shades_the_papers_effect_from_the_margin_to_twice_it():
+    (axes,) = drawn("gains")[0].axes
+    error = 100 * (1 - results().comparisons.accuracy(NAIVE).mean)
+    (band,) = [patch for patch in axes.patches if patch.get_label().startswith("paper's effect")]
+    ends = (band.get_x(), band.get_x() + band.get_width())
+    assert ends == pytest.approx((PARAMS.report.margin * error, 2 * PARAMS.report.margin * error))
+
+
+def test_gains_shows_a_start_of_ones_own_but_not_those_left_out():
+    labels = [tick.get_text() for tick in drawn("gains")[0].axes[0].get_yticklabels()]
+    assert "my own" in labels and "ExPO" not in labels and "ExPO" in {label(m) for m in tables()["transfer"].method}
+
+
+def test_headroom_is_the_paired_gain_and_marks_both_sizes():
+    (axes,) = drawn("headroom")[0].axes
+    table = tables()["headroom"]
+    vertical = {x[0] for line in axes.lines if len(set(x := line.get_xdata())) == 1 and len(x) == 2}
+    assert {SIZE, round(SIZE / PARAMS.rate)} <= vertical and {"$|D_0|$", "$|D_{-1}|$"} <= set(texts("headroom"))
+    curves = [line.get_xydata() for line in axes.lines if len(line.get_xdata()) == 4]
+    for count in (20, 50):
+        own = table[(table["labels"] == count) & (table.images > 0)].groupby("images").accuracy.mean()
+        assert any(np.allclose(curve[:, 1], 100 * (own - own[SIZE])) for curve in curves)
+    of = of_runs(table, ["images"])
+    scratch = mean_interval(100 * difference(of, 0, SIZE))
+    assert f"from scratch: {style.signed(scratch.mean, scratch.half_width)}" in texts("headroom")
+
+
+def test_schematic_areas_are_powers_of_r():
+    discs = [patch for patch in drawn("schematic")[0].axes[0].patches if isinstance(patch, Circle)]
+    areas = np.array([disc.radius**2 for disc in discs])
+    assert areas / areas[0] == pytest.approx(PARAMS.rate ** np.arange(PARAMS.history_length))
+
+
+def test_forgetting_shows_each_part_of_the_path_the_real_next_point_and_what_it_costs_downstream():
+    left, right = drawn("forgetting")[0].axes
+    table, cost = tables()["forgetting"], tables()["forgotten"]
+    for images in ("test", "kept", "dropped"):
+        own = table[(table.images == images) & (table.k >= 0)].groupby("k").accuracy.mean()
+        assert any(
+            len(line.get_xdata()) == len(own) and np.allclose(line.get_ydata()[::-1], 100 * own) for line in left.lines
+        )
+    assert [m[:2] for m in marks(left) if m[3] == "*"] == [(1, pytest.approx(93))]
+    means = cost.groupby("k").accuracy.mean()
+    assert any(
+        np.allclose(line.get_ydata()[::-1], 100 * (means - means[0]))
+        for line in right.lines
+        if len(line.get_xdata()) == 5
+    )
+    real = tables()["transfer"].groupby("method").accuracy.mean()
+    ((x, y, *_),) = [m for m in marks(right) if m[3] == "*"]
+    assert (x, y) == (1, pytest.approx(100 * (real.more_data - real.naive)))
+    assert "won back" not in right.get_title()
+
+
+def test_forgetting_says_where_nothing_is_lost_and_does_without_the_second_panel():
+    nothing = results(forgotten=forgotten(loss=0.0, noise=0.01)).figure("forgetting")
+    assert "no clear loss" in nothing.axes[1].get_title()
+    lone = Results(PARAMS, {"forgetting": tables()["forgetting"]}).figure("forgetting")
+    assert len(lone.axes) == 1 and lone.get_figwidth() == style.COLUMN
+
+
+def test_landscape_has_five_series_with_their_share_off_the_plane():
+    figure, _ = drawn("landscape")
+    found = dict(text.split("\n") for text in legend(figure))
+    assert list(found.values()) == [f"{share} % off the plane" for share in (50, 99, 30, 50, 97)]
+    assert list(found)[1:] == [style.math(label(name)) for name in ("more_data", "known", "linear", "shrink")]
+    axes, points = figure.axes[0], tables()["landscape_points"]
+    theta = points[points.method == "theta"].sort_values("steps", ascending=False)
+    assert any(np.array_equal(line.get_xydata(), theta[["x", "y"]]) for line in axes.lines)
+    assert (
+        axes.get_xlim()[1] < 2 and texts("landscape").count(r"$\Theta_{0}$") == 1
+    )  # the far one does not set the scale
+    shrunk = points.replace({"method": {"shrink": "shrunk"}})
+    assert style.math(label("shrunk")) in " ".join(legend(results(landscape_points=shrunk).figure("landscape")))
+
+
+def test_predictions_are_changes_from_theta_0():
+    figure, _ = drawn("predictions")
+    panels = dict(zip(("conv", "fc", "bias", "accuracy"), figure.axes, strict=True))
+    table = results().tables["predictions"]
+    changed = table.assign(norm_ratio=1.1, source_accuracy=table.source_accuracy + 0.01 * table.steps)
+    moved = results(predictions=changed).figure("predictions")
+    for axes in moved.axes[:3]:
+        assert all(x == pytest.approx(10) for x, *_ in marks(axes))
+    assert {round(x, 6) for x, *_ in marks(moved.axes[3])} == {1, 2, 3}
+    assert len({axes.get_xlim() for axes in panels.values()}) == 1
+    labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert "my own" in labels and label("flipped") not in labels and style.math(label("naive")) not in labels
+
+
+def test_learning_curves_are_differences_to_naive_at_the_same_epoch():
+    table = tables()["learning_curves"]
+    higher = table.assign(accuracy=table.accuracy + 0.01 * (table.method == "known") * table.epoch)
+    figure = results(learning_curves=higher).figure("learning_curves")
+    assert [axes.get_title() for axes in figure.axes] == ["20 labels", "50 labels"] and legend(figure) == ["KNOWN"]
+    for axes in figure.axes:
+        (known,) = [line for line in axes.lines if len(line.get_xdata()) == 4]
+        assert np.allclose(known.get_ydata(), [0, 1, 2, 3])
+
+
+def test_oracle_draws_each_start_over_its_own_theta_0_beside_the_real_one():
+    (axes,) = drawn("oracle")[0].axes
+    gain = {start.name: results().oracle.of(start, NAIVE).gain for start in results().oracle.starts if start != NAIVE}
+    names = [name for name in NAMES if name in gain]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == [style.math(label(name)) for name in names]
+    found = {style.look_of(name)[::2]: gain[name].mean for name in names}
+    for x, _, colour, marker, _ in marks(axes):
+        assert x == pytest.approx(100 * found[colour, marker])
+    (dashed,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert np.allclose(dashed.get_xdata(), 100 * gain["more_data"].mean)
+
+
+def test_ablations_are_points_with_the_sweeps_own_intervals_and_no_lines():
+    figure, _ = drawn("ablations")
+    panels = {axes.get_xlabel(): axes for axes in figure.axes}
+    assert list(panels)[:3] == ["history length $S$", "sampling rate $r$", "source images $|D_0|$"]
+    assert legend(figure) == ["1 step", "2 steps"]
+    rate = panels["sampling rate $r$"]
+    assert [tick.get_text() for tick in rate.get_xticklabels()] == ["0.33", "0.5", "0.7"]
+    assert Counter(round(y, 6) for _, y, *_ in marks(rate)) == {1: 2, 2: 2, -1: 1, -2: 1}
+    assert all(line.get_linestyle() == "None" for line in rate.lines if line.get_marker() != "None")
+    bars = [segment for one in rate.collections for segment in one.get_segments()]
+    assert {round(float(np.ptp(bar[:, 1])), 6) for bar in bars} == {0.4} and len(bars) == 6
+    values = [tick.get_text() for tick in panels["source images $|D_0|$"].get_xticklabels()]
+    assert values == ["1000", "2000"]  # numbers as numbers
 
 
 def test_steps_share_a_robust_scale_by_kind_and_say_the_cosine():
     figure, _ = drawn("steps")
-    sample, geometry = step_tables()
+    sample, geometry = tables()["steps"], tables()["geometry"]
     panels = np.array(figure.axes).reshape(2, 3)
     for column, kind in zip(panels.T, ("conv", "fc", "bias"), strict=True):
-        limit = sample.real[(sample.kind == kind) & (sample.method == "known")].abs().quantile(0.99)
+        limit = sample.real[sample.kind == kind].abs().quantile(0.99)
         for axes, method in zip(column, ("known", "linear"), strict=True):
-            assert axes.get_xlim() == axes.get_ylim() == pytest.approx((-limit, limit), rel=0.05)
+            assert axes.get_xlim() == axes.get_ylim() == pytest.approx((-limit, limit))
             rows = geometry[(geometry.method == method) & (geometry.kind == kind) & (geometry.layer == "all")]
-            assert axes.texts[0].get_text().startswith(f"cosine {rows.cosine.mean():.2f}")
-            assert any(np.array_equal(line.get_xdata(), line.get_ydata()) for line in axes.lines)
-            assert len(axes.collections) == 1
+            cosine = f"cosine {rows.cosine.mean():.2f}" if len(rows) else ""
+            assert axes.texts[0].get_text().startswith(cosine)
+            inside = (sample[["real", "predicted"]].abs() <= limit).all(axis=1)
+            own = sample[inside & (sample.kind == kind) & (sample.method == method)]
+            assert np.nansum(axes.collections[0].get_array()) == len(own)
 
 
-def test_ablations_is_of_known_with_a_panel_a_parameter():
-    figure, _ = drawn("ablations")
-    table = ablation_table()
-    assert [axes.get_xlabel() for axes in figure.axes] == [
-        "history length $S$",
-        "sampling rate $r$",
-        "source images $|D_0|$",
-    ]
-    assert legend_texts(figure) == ["1 step", "2 steps", "3 steps"]
-    axes = figure.axes[1]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.3", "0.5", "0.7"]
-    own = table[(table.ablation == "rate") & (table.method == "known") & (table.steps == 2)].sort_values("value")
-    assert any(np.allclose(line.get_ydata(), 100 * own.gain) for line in axes.lines if len(line.get_ydata()) == 3)
-    assert any(list(line.get_ydata()) == [0, 0] for line in axes.lines)
-    words = table[table.ablation == "rate"].assign(
-        ablation="predict.batchnorm", value=lambda t: t.value.map({0.3: "copy", 0.5: "reset", 0.7: "predict"})
-    )
-    (panel,) = figures.ablations(words).axes
-    assert [tick.get_text() for tick in panel.get_xticklabels()] == ["copy", "reset", "predict"]
+def test_response_marks_where_known_adds_nothing_and_where_it_is_linear():
+    axes = drawn("response")[0].axes[0]
+    rows = tables()["response"].query("kind == 'conv'")  # adds -0.1 level + slope
+    mesh, nothing = axes.collections[:2]
+    assert sum(mesh.get_clim()) == 0 and np.allclose(np.sort(mesh.get_array().ravel()), np.sort(rows.residual))
+    zero = nothing.get_paths()[0].vertices
+    assert np.allclose(zero[:, 1], 0.1 * zero[:, 0])
+    assert np.allclose(axes.collections[2].get_paths()[0].vertices[:, 0], 0)
 
 
-def test_response_has_one_diverging_scale_a_kind_and_marks_where_nothing_changes():
-    figure, _ = drawn("response")
-    panels = np.array(figure.axes[:6]).reshape(2, 3)
-    for column, (_, rows) in zip(panels.T, response_table().groupby("kind", sort=False), strict=True):
-        limits = {axes.collections[0].get_clim() for axes in column}
-        assert len(limits) == 1 and sum(limits.pop()) == 0
-        known, linear = (axes.collections[0].get_array().ravel() for axes in column)
-        assert np.allclose(np.sort(known), np.sort(rows.residual)) and np.allclose(np.sort(linear), np.sort(rows.slope))
-        zero = column[0].collections[1].get_paths()[0].vertices
-        assert np.allclose(0.35 * zero[:, 1], 0.05 * zero[:, 0], atol=1e-3)
-
-
-def test_headroom_marks_both_sizes_and_scratch():
-    figure, _ = drawn("headroom")
-    (axes,) = figure.axes
-    vertical = sorted(
-        line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
-    )
-    assert vertical == [2000, 4000] and {"$|D_0|$", "$|D_{-1}|$"} <= set(texts("headroom"))
-    table = headroom_table()
-    dotted = sorted(line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":" and len(line.get_ydata()))
-    assert np.allclose(dotted, sorted(100 * table[table.images == 0].groupby("labels").accuracy.mean()))
-    curve = next(line for line in axes.lines if line.get_label() == "20 labels")
-    own = table[(table["labels"] == 20) & (table.images > 0)]
-    assert np.allclose(curve.get_ydata(), 100 * own.groupby("images").accuracy.mean())
-
-
-def test_oracle_draws_each_start_beside_the_real_one():
-    figure, _ = drawn("oracle")
-    (axes,) = figure.axes
-    table = oracle_table().set_index("start")
-    for method in ("known", "shrunk", "more_data"):
-        style = figures.style_of(method)
-        assert any(np.isclose(x, 100 * table.gain[method]) for x, _ in markers(axes, style.colour, style.marker))
-    assert any(
-        np.allclose(line.get_xdata(), 100 * table.gain["more_data"]) and line.get_linestyle() == "--"
-        for line in axes.lines
-    )
-    single = figures.oracle(oracle_table().assign(half_width=np.inf, start=lambda t: t.start.map(figures.label)))
-    assert finite_limits(single)
-
-
-def test_meta_validation_shows_every_predictor_that_was_measured():
+def test_meta_validation_shows_every_predictor_at_its_median():
     figure, _ = drawn("meta_validation")
-    assert {"KNOWN", "scale-free KNOWN", "WNN", "linear"} <= set(legend_texts(figure))
-    errors, learnt = meta_tables()
-    without = figures.meta_validation(errors[~errors.predictor.isin(["WNN", "scale-free KNOWN"])], learnt)
-    assert {"WNN", "scale-free KNOWN"}.isdisjoint(legend_texts(without)) and finite_limits(without)
+    assert legend(figure)[:3] == ["KNOWN", "scale-free KNOWN", "linear"]
+    medians = [(y, marker) for _, y, _, marker, _ in marks(figure.axes[0]) if marker in "oD^"]
+    for value, marker in ((0.8, "o"), (0.9, "D"), (1.1, "^")):
+        assert [y for y, shape in medians if shape == marker][:3] == pytest.approx([value] * 3)
 
 
-def test_predictions_norms_start_at_one_and_far_ones_are_cut():
-    figure, _ = drawn("predictions")
-    conv = figure.axes[0]
-    assert all(line.get_ydata()[0] == 1 for line in conv.lines if len(line.get_ydata()) == 4)
-    assert (
-        len(conv.texts)
-        == len(markers(conv, shape="^"))
-        - sum(len(line.get_ydata()) for line in conv.lines if line.get_marker() == "^" and len(line.get_ydata()) > 1)
-        > 0
-    )
+def test_learning_rings_the_kept_epoch_of_each_seed():
+    (axes,) = drawn("learning")[0].axes
+    (rings,) = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
+    assert np.allclose(rings.get_xdata(), 3) and np.allclose(rings.get_ydata(), 1 / 3) and len(rings.get_xdata()) == 5
 
 
-def test_accuracy_while_forgetting_does_not_exceed_a_hundred_percent():
-    figure, _ = drawn("forgetting")
-    assert figure.axes[0].get_ylim()[1] <= 100.5
+def test_downsizing_writes_the_size_of_each_subset():
+    totals = [2 * (SIZE // 2**k) for k in range(5)]
+    assert [text.strip() for text in texts("downsizing") if text.startswith(" ")] == [str(total) for total in totals]
 
 
-def test_without_a_plane_the_landscape_says_so():
-    nothing = [
-        pd.DataFrame(columns=names) for names in (("x", "y", "loss"), ("method", "steps", "x", "y"), ("axis", "share"))
-    ]
-    (text,) = figures.landscape(*nothing).texts
-    assert "spans no plane" in text.get_text()
+def test_samples_are_images_of_each_class():
+    task = ImageSet(torch.zeros(12, 1, 8, 8, dtype=torch.uint8), torch.arange(12) % 3, ("a", "b", "c"))
+    figure = figures.samples(task, task, count=2)
+    assert figure.axes[0].images[0].get_array().shape == (24, 16)
+    assert [tick.get_text() for tick in figure.axes[1].get_yticklabels()] == ["a", "b", "c"]

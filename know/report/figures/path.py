@@ -190,7 +190,7 @@ def _downstream_cost(axes: Axes, results: Results) -> None:
     _beside(axes, cost, "gain", BLACK, results)
     zero_line(axes, vertical=False)
     one = mean_interval(cost.gain[cost.k == 1], confidence)
-    clear = "" if one.mean < 0 and one.excludes_zero else "\nnothing clearly lost: little can be won back"
+    clear = "" if one.mean < 0 and one.excludes_zero else "\nno clear loss that could be won back"
     axes.set_title(rf"$\Theta_1$ instead of $\Theta_0$: {signed(one.mean, one.half_width)} points" + clear, fontsize=8)
     axes.set_ylabel(r"downstream, to $\Theta_0$ (points)")
 
@@ -210,7 +210,6 @@ def _beside(axes: Axes, table: pd.DataFrame, value: str, colour: str, results: R
     axes.set(xlabel="weights, and share of $D_0$ that they saw last", xlim=(-ks[0] - 0.4, -ks[-1] + 0.4))
 
 
-SERIES = ("known", "linear", "shrink", "more_data")
 PAPER = LinearSegmentedColormap.from_list("paper", ["#FFFFFF", "#DDE3E8", "#9BA6B0"])
 
 
@@ -222,9 +221,8 @@ PAPER = LinearSegmentedColormap.from_list("paper", ["#FFFFFF", "#DDE3E8", "#9BA6
 )
 def landscape(results: Results) -> Figure:
     points = results["landscape_points"]
-    names = [name for name in SERIES if name in set(points.method)]
-    if "shrink" not in names and "shrunk" in set(points.method):
-        names = ordered([*names, "shrunk"])
+    present = set(points.method)
+    names = ordered(present & {"more_data", "known", "linear", "shrink" if "shrink" in present else "shrunk"})
     figure, axes = plt.subplots(figsize=(PAGE, 2.75))
     path = points[points.method == "theta"].sort_values("steps", ascending=False)
     shown = points[points.method.isin([*names, "theta"])]

@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 from know.analysis.starts import Start, label
 from know.analysis.statistics import mean_interval
 from know.analysis.text import number
+from know.analysis.units import summary
 from know.paths import atomic
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -194,15 +195,25 @@ def _margins(axes: Axes, marks: pd.DataFrame, limits: tuple[float, float]) -> No
 
 
 def window(
-    table: pd.DataFrame, confidence: float, also: Iterable[float] = (), reach: float = 0.5
+    table: pd.DataFrame, core: Iterable[str], confidence: float, also: Sequence[float] = (), reach: float = 1.0
 ) -> tuple[float, float]:
-    """Limits that hold 0, ``also`` and the intervals of each start and step of ``table`` (method, steps, value), and
-    ``reach`` times their width more on either side."""
-    ends = table.groupby(["method", "steps"]).value.agg(interval(confidence)).tolist()
-    flat = np.array([0.0, *also, *(end for pair in ends for end in pair)])
-    flat = flat[np.isfinite(flat)]
-    more = reach * (flat.max() - flat.min()) or 1.0
-    return float(flat.min() - more), float(flat.max() + more)
+    """Limits that hold 0, ``also`` and the intervals of ``core``, and those of every mean near them.
+
+    Near: no farther off than ``reach`` times the width of what must be held.
+
+    Args:
+        table: method, steps, value. A row a source seed.
+    """
+    marks = summary(table, ["method", "steps"], ["value"], confidence)
+    half = marks.value_half_width.replace(np.inf, 0.0)  # of a single source seed
+    marks = marks.assign(low=marks.value - half, high=marks.value + half)
+    core_marks = marks[marks.method.isin(list(core))]
+    inner = pd.Series([0.0, *also, *core_marks.low, *core_marks.high])
+    far = reach * (inner.max() - inner.min()) or 1.0
+    held = marks[marks.value.between(inner.min() - far, inner.max() + far)]
+    shown = pd.concat([inner, held.low, held.high]).clip(inner.min() - far, inner.max() + far)
+    margin = 0.05 * (shown.max() - shown.min()) or 1.0
+    return float(shown.min() - margin), float(shown.max() + margin)
 
 
 def use_style() -> None:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 LEFT_OUT = {"naive", "wnn", "exponential", "average", "expo", "shrink_perturb", "random_direction", "flipped"}
 """The starts of the tables that the figures do not show; others, and a user's own, they do."""
+CORE = ("known", "more_data")
+"""What sets the scale."""
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -64,8 +66,7 @@ def main_gains(results: Results) -> Figure:
     table, error = shown(units), POINT - units.base.mean()
     figure, axes = plt.subplots(figsize=(PAGE, 0.27 * table.method.nunique() + 0.75))
     band = paper_band(axes, error, report.margin)
-    core = table[table.method.isin(["known", "more_data"])]
-    names = forest(axes, table, report.confidence, window(core, report.confidence, band))
+    names = forest(axes, table, report.confidence, window(table, CORE, report.confidence, band))
     beside = partial(axes.text, transform=axes.get_yaxis_transform(), ha="right")
     beside(1.19, -0.75, "chosen", va="bottom")
     for start in results.comparisons.chosen.values():
@@ -149,8 +150,7 @@ def oracle(results: Results) -> Figure:
     units = gains(table, table.method == "naive", ["method", "steps"]).rename(columns={"gain": "value"})
     units = shown(units[units.steps < 2]).assign(chosen=True)
     figure, axes = plt.subplots(figsize=(COLUMN, 0.2 * units.method.nunique() + 0.6))
-    core = units[units.method.isin(["known", "more_data"])]
-    forest(axes, units, report.confidence, window(core, report.confidence, reach=0.6))
+    forest(axes, units, report.confidence, window(units, CORE, report.confidence))
     look = look_of("more_data")
     axes.axvline(units.value[units.method == "more_data"].mean(), color=look.colour, ls=look.line, lw=0.9, zorder=1)
     axes.set_xlabel(r"gain over $\Theta_0$ (points)")

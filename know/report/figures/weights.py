@@ -159,7 +159,9 @@ def steps(results: Results) -> Figure:
             outside = POINT * (own[["real", "predicted"]].abs() > limit).any(axis=1).mean()
             text = f"cosine {cosines[method, kind]:.2f}" if (method, kind) in cosines.index else ""
             text += f"\n{outside:.0f} % beyond" if outside >= 2 else ""
-            axes.text(0.04, 0.97, text, transform=axes.transAxes, va="top", fontsize=8, path_effects=HALO, zorder=5)
+            axes.text(
+                0.04, 0.97, text.strip(), transform=axes.transAxes, va="top", fontsize=8, path_effects=HALO, zorder=5
+            )
         column[0].set_title(kind)
         column[-1].set_xlabel(r"real step $\Theta_{-1}-\Theta_0$")
     for axes, method in zip(panels[:, 0], methods, strict=True):
