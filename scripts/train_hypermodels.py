@@ -23,7 +23,7 @@ from pydantic import Field
 from ruamel.yaml import YAML
 
 from know import paths
-from know.meta.layout import DATASETS, RunFile
+from know.meta.layout import ARRAYS, RunFile
 from know.meta.learning import RunSpec, collect, draw_runs, errors, split_runs, train_hypermodels
 from know.meta.options import KnownTraining, MetaTrain
 from know.params import Count, Section
@@ -218,7 +218,7 @@ def card(recipe: Recipe, data: Path, work: Path, compare: Mapping[str, Path]) ->
     table = measure(parts["held-out"], data, recipe, models)
     runs = [RunFile.open(data / spec.file_name) for specs in parts.values() for spec in specs]
     drawn = pd.DataFrame([asdict(spec) for specs in parts.values() for spec in specs])
-    scalars = {kind: sum(run.sizes.get(kind, 0) for run in runs) for kind in KINDS}
+    scalars = {array: sum(run.arrays.get(array, 0) for run in runs) for array in ARRAYS}
     ranges, known = recipe.collect.runs, recipe.known
     last = f"{runs[0].length - recipe.history_length} steps"
     one, two = table[table.steps == 1], table[table.steps != 1]
@@ -230,7 +230,8 @@ def card(recipe: Recipe, data: Path, work: Path, compare: Mapping[str, Path]) ->
         verdict=", ".join(f"`{name}` {value:.3f}" for name, value in verdict["verdict"].items()),
         counts=", ".join(f"{len(specs)} {name}" for name, specs in parts.items()),
         total=len(runs),
-        scalars=", ".join(f"{count:,} {DATASETS[kind]}" for kind, count in scalars.items()),
+        scalars=", ".join(f"{count:,} {array}" for array, count in scalars.items() if count),
+        pointwise=runs[0].pointwise,
         datasets=", ".join(recipe.collect.datasets),
         architectures=", ".join(recipe.collect.architectures),
         images=f"{drawn.images.min()} to {drawn.images.max()}",
@@ -288,18 +289,21 @@ A small error in weights is not a gain in a downstream task: that is measured el
 ## Data
 
 {total} forgetting runs ({counts}), with paths of {subsets} weights: {scalars}.
-Networks: {architectures}. Data sets: {datasets}, their training parts alone. Each run draws its own D_0 of {images} images, its
+Networks: {architectures}. Data sets: {datasets}, their training parts alone; so an experiment whose source or downstream task
+draws on these training parts shares images with the hyper-models, and only their test parts are new to them. (The pipeline's
+own hyper-model, which the committed results rest on, learns from what `params.yaml` says.) Each run draws its own D_0 of {images} images, its
 rate r ({rate}), learning rate ({lr}), batch size ({batch}, at most |D_0| r^6 as in the paper), epochs on D_0
 ({source_epochs}) and epochs on each smaller subset ({epochs}); {augmented} runs augment their images. Adam throughout,
 started anew on each subset. The paper's rates start at 0.3; here D_0 is so small that the smallest subset would then hold
 no batch, so that lower rates are not covered. Θ_0 is trained for a fixed number of epochs, so it is not converged in every
-run. The files are in the published meta-dataset's layout: 3×3 kernels are conv, all other kernels, 1×1 convolutions among
-them, fc. (At prediction every convolution is conv, as in the released code.)
+run. The files are in the published meta-dataset's layout, in which 1×1 convolutions are {pointwise}. So they are at prediction
+with these hyper-models, whose `config.json` says `"pointwise": "{pointwise}"`; in the authors' released code they are learned as fc and
+predicted as conv.
 
 ## Training
 
 {steps} steps of {batch_size} windows, Adam from {adam} by a cosine to 0, mean absolute error plus the paper's L1 penalties, history
-{history_length}, every run with the same share of the windows. The variant `paper` sees weights as
+{history_length}, every run with the same share of the windows and every weight of a run with the same chance. The variant `paper` sees weights as
 they are; `path` sees each path from its newest weight and in units of its span, and predicts in them.
 
 ## Error on held-out runs, one step ahead

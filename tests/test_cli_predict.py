@@ -13,13 +13,15 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from know import retrodict
+from know import paths, retrodict
+from know.prediction.controls import control
 from know.prediction.known import HyperModel, load_hypermodel, save_hypermodel
 from know.prediction.predictors import linear
 
@@ -138,6 +140,26 @@ def test_of_more_checkpoints_the_last_count_and_the_user_is_told(know, folder):
     assert (run.code, run.stderr) == (0, "known reads the last 5 of 6 checkpoints\n")
     wanted = retrodict([weights(k) for k in range(5)], load_hypermodel(folder / "hyper"))[0]
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in load_file(out).items())
+
+
+def test_one_s_own_predictor_as_documented(know, folder, monkeypatch):
+    text = (paths.ROOT / "docs" / "methods.md").read_text()
+    (code,) = re.findall(r"```python\n# mine.py\n(.*?)```", text, re.DOTALL)
+    (folder / "mine.py").write_text(code)
+    out, method = folder / "new.safetensors", ["--method", "mine:Halfway", "--option", "back=0.25"]
+    run = know("predict", *files(folder), "--out", out, *method, prepare=partial(os.chdir, folder))
+    assert run.code == 0, run.stderr
+    theta_1, theta_0 = weights(3)["conv.weight"], weights(4)["conv.weight"]
+    torch.testing.assert_close(load_file(out)["conv.weight"], theta_0 + 0.25 * (theta_1 - theta_0))
+    run = know("predict", *files(folder), "--out", out, "--method", "mine:Third", prepare=partial(os.chdir, folder))
+    assert run.code == 2 and "mine has no Third" in run.stderr
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (start,) = control("mine:Mixed", share=0.25)([weights(k) for k in range(5)], linear)
+    (predicted,) = retrodict([weights(k) for k in range(5)], linear)
+    torch.testing.assert_close(start["conv.weight"], 0.25 * theta_0 + 0.75 * predicted["conv.weight"])
+    sys.modules.pop("mine")
 
 
 def test_options_of_the_method_and_kinds(know, folder):

@@ -62,10 +62,10 @@ def test_blocks_are_a_partition(tmp_path_factory, kernels, fc, scalars):
         assert len(part) == min(run.sizes[kind], max(1, scalars // 9) * 9 if kind == "conv" else scalars)
 
 
-@pytest.mark.parametrize("block", [1, 7, 18, 100])
+@pytest.mark.parametrize("block", [7, 18])
 def test_every_scalar_has_the_same_chance(tmp_path, block):
-    """A chi-square test over the places in a file, its ends among them, on windows drawn as meta-training draws them."""
-    visits, count = 3000, 20
+    """A chi-square test over the places in a file, its ends among them: one path of each block, so that draws are independent."""
+    visits = 2000
     with h5py.File(tmp_path / "run.mat", "w") as file:
         file["ConvWeights"] = np.repeat(np.arange(45.0), 6).reshape(3, 3, 5, 6)
         file["OtherKernels"] = np.repeat(45 + np.arange(12.0), 6).reshape(12, 6)
@@ -75,11 +75,9 @@ def test_every_scalar_has_the_same_chance(tmp_path, block):
         found = torch.zeros(size)
         for _ in range(visits):
             sample = run.sample(kind, block, generator)[:, 0].long()
-            found += sample[torch.randint(len(sample), (count,), generator=generator)].bincount(minlength=size)
-        # draws of one visit share a block: each counts as a visit's, which makes the test the more lenient
-        expected = visits * count / size
-        assert ((found - expected) ** 2 / expected).sum() / count < stats.chi2.ppf(1 - 1e-4, size - 1)
-        assert (found > 0).all()
+            found[sample[torch.randint(len(sample), (), generator=generator)]] += 1
+        expected = visits / size
+        assert ((found - expected) ** 2 / expected).sum() < stats.chi2.ppf(1 - 1e-4, size - 1)
 
 
 def test_blocks_wrap_around(tmp_path):
