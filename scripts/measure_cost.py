@@ -27,10 +27,11 @@ import torch
 import torchvision
 
 from know import load_hypermodel, params, paths, retrodict
-from know.data.images import load
-from know.data.splits import draw_split, source
+from know.data.splits import draw_split, meta_pool, source_task
+from know.data.subsets import nested_subsets
 from know.meta.layout import RunFile, save_paths
-from know.meta.learning import draw_runs, run_paths, train_known
+from know.meta.learning import train_known
+from know.meta.runs import draw_runs, run_paths
 from know.models.small import build
 from know.params import Params
 from know.stages.results import write_csv
@@ -66,9 +67,10 @@ def forgetting(p: Params, repeats: int) -> dict[str, float]:
     Looking at the validation images is in neither.
     """
     seed, options = p.downsize.source_seeds[0], p.forget
-    pool = source(p.downsize, "train", CPU)
-    split = draw_split(pool.labels, p.downsize, p.rate, p.history_length, seed)
-    subsets = [pool.select(index) for index in split.subsets]
+    pool = source_task(p.downsize).pool(CPU)
+    split = draw_split(pool.labels, p.downsize, seed)
+    order = split.order[: p.downsize.source_images]
+    subsets = [pool.select(index) for index in nested_subsets(order, p.rate, p.history_length)]
     source_training = options.source
     later = Recipe(options.epochs, options.batch_size, options.lr, augment=options.augment)
 
@@ -88,7 +90,7 @@ def forgetting(p: Params, repeats: int) -> dict[str, float]:
 def collecting(p: Params, architecture: str, repeats: int, folder: Path) -> dict[str, float]:
     """The first run of the meta-dataset of an architecture, which is also written to ``folder``."""
     spec = next(spec for spec in draw_runs(p.meta_train) if spec.architecture == architecture)
-    images = load(spec.dataset, "train")
+    images = meta_pool(spec.dataset, p.downsize.meta_share)
     seconds, extra, found = shortest(lambda: run_paths(spec, images), repeats)
     save_paths(found, folder / spec.file_name, asdict(spec))
     return {"seconds": seconds, "extra": extra}
