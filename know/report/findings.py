@@ -52,7 +52,9 @@ def gate(results: Results) -> list[str]:
         room = "There is headroom" if found.headroom else "WARNING: no clear headroom, so nothing is judged"
         real = {start: found.of(start, NAIVE) for start in found.starts if start.role == "oracle"}
         each = ", ".join(f"{start.data(results.params.rate)} {points(one.gain)}" for start, one in real.items() if one)
-        lines.append(f"{room}: training on really more source data gains, over naïve transfer, {each} points downstream.")
+        lines.append(
+            f"{room}: training on really more source data gains, over naïve transfer, {each} points downstream."
+        )
     if pair := found.of(NAIVE, SCRATCH):
         word = "Naïve transfer beats" if pair.verdict == "better" else "WARNING: naïve transfer does not clearly beat"
         lines.append(f"{word} training from scratch: {points(pair.gain)} points.")
