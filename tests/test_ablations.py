@@ -57,16 +57,6 @@ def test_tables_of_known_numbers(table):
     assert "5 source seeds" in ablations.note(table) and "history_length, batchnorm, mode" in ablations.note(table)
 
 
-def test_the_tidy_table_is_pooled_and_has_numbers_for_values(table):
-    tidy = ablations.tidy(table)
-    assert list(tidy) == [
-        "ablation", "value", "method", "steps", "gain", "half_width", "accuracy", "accuracy_half_width", "units",
-    ]  # fmt: skip
-    assert tidy.value.tolist() == [2000, 2000, 500, 500, 0.5, 0.25, "resnet, mnist"]
-    assert ablations.curves(table).equals(tidy[:-1])
-    assert tidy.gain[1] == 0.004 and tidy.half_width[1] == 0.002
-
-
 def test_a_start_is_compared_with_naive_at_every_value_as_one_family(table):
     known, real = Start("known", 1), row("source_images", 500, "more_data", 1, half_width=0.01)
     found = ablations.comparisons(table, "source_images", known, 0.1, 0.95)
@@ -80,6 +70,7 @@ def test_a_start_is_compared_with_naive_at_every_value_as_one_family(table):
     )
     dry = pd.concat([table, pd.DataFrame([real | {"value": "500"}])])
     judged = ablations.comparisons(dry, "source_images", known, 0.1, 0.95)
+    assert ablations.comparisons(table, "rate", known, 0.1, 0.95) == {}  # without naïve transfer
     assert judged["500"].verdict == "no headroom" and judged["2000"] == found["2000"]
 
 
@@ -87,8 +78,7 @@ def test_without_the_file_everything_is_empty_and_says_how_to_make_it(tmp_path):
     table = ablations.read(tmp_path / "none.csv")
     assert "python scripts/sweep.py" in ablations.note(table)
     assert all(ablations.ablation_table(table, name).empty for name in ablations.ROWS)
-    assert list(ablations.tidy(table)) == list(ablations.TIDY) and ablations.tidy(table).empty
-    assert ablations.curves(table).empty
+    assert ablations.comparisons(table, "rate", Start("known", 1), 0.1, 0.95) == {}
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,9 @@ def test_the_best_of_many_is_said_to_be_one(given):
     best = (
         "The largest gain of 20 starts, chosen after the fact: Θ₀ shrunk to KNOWN's norms ×8, +4.0 ± 0.0 points (better"
     )
-    assert line.startswith(best) and line.endswith("Holm's correction over its family, 18 starts.")
+    assert line.startswith(best) and line.endswith("; corrected among 18 starts.")
+    named = findings.result(of(given, {("naive", 0): 0.0, ("known", 1): 0.0, ("known", 2): 0.02}))[-1]
+    assert named.endswith("; it is one of 1 contrasts named beforehand.")
     # One that is better by its own p value, and not among so many, is not called so.
     noisy = of(given, {("naive", 0): 0.0} | {(f"m{i}", 1): 0.016 * (i == 7) for i in range(30)}, noise=0.02)
     _, one, count = noisy.comparisons.best()

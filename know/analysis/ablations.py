@@ -24,7 +24,6 @@ SETTINGS = ("history_length", "rate", "source_images", "dataset", "architecture"
 NUMBERS = ("gain", "half_width", "accuracy", "accuracy_half_width")
 """Shares, with 95 % half widths over ``units`` source seeds; empty where the metrics have none."""
 COLUMNS = ("ablation", "value", "experiment", *SETTINGS, "method", "steps", "labels", *NUMBERS, "units")
-TIDY = ("ablation", "value", "method", "steps", *NUMBERS, "units")
 ROWS = {
     "source_images": {"source_images": "source images", "share": "share"},
     "architecture": {"dataset": "data set", "architecture": "architecture"},
@@ -102,35 +101,6 @@ def _range(values: pd.Series[int]) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def tidy(table: pd.DataFrame, labels: str = "pooled") -> pd.DataFrame:
-    """For figures and claims: the columns ``TIDY``, a row an ablation's value and start.
-
-    Args:
-        labels: "pooled", or a number of labels such as "20".
-
-    Returns:
-        ``value`` is a number where the ablation's are, else text.
-    """
-    rows = table[table.labels == labels].reset_index(drop=True)
-    return rows[list(TIDY)].assign(value=[_value(text) for text in rows.value])
-
-
-def curves(table: pd.DataFrame) -> pd.DataFrame:
-    """The tidy rows of those ablations whose values are numbers, which a figure can draw as lines."""
-    rows = tidy(table)
-    words = rows.value.map(lambda value: isinstance(value, str))
-    return rows[~rows.ablation.isin(rows.ablation[words])].reset_index(drop=True)
-
-
-def _value(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
 def gains(table: pd.DataFrame, ablation: str, start: Start, confidence: float) -> dict[str, Estimate]:
     """A start's pooled gain over naïve transfer at each value of an ablation."""
     own = table[(table.ablation == ablation) & (table.labels == "pooled") & table.gain.notna()]
@@ -148,8 +118,10 @@ def comparisons(
     """
     own = table[(table.ablation == ablation) & (table.labels == "pooled") & (table.method == NAIVE.name)]
     margins = {row.value: margin * (1 - row.accuracy) for row in own.itertuples()}
-    found = compare(gains(table, ablation, start, confidence), margins, ablation)
-    gate = compare(gains(table, ablation, MORE_DATA, confidence), margins, "gate")
+    known = {value: gain for value, gain in gains(table, ablation, start, confidence).items() if value in margins}
+    found = compare(known, margins, ablation)
+    real = {value: gain for value, gain in gains(table, ablation, MORE_DATA, confidence).items() if value in margins}
+    gate = compare(real, margins, "gate")
     return {
         value: one if value not in gate or gate[value].verdict == "better" else replace(one, verdict="no headroom")
         for value, one in found.items()

@@ -209,9 +209,9 @@ def _steps(e: Evidence, name: str) -> list[Start]:
 
 
 def _chosen(e: Evidence, *names: str) -> str:
-    """ "×4 (linear: ×2): ": the candidates that are compared."""
+    """ "×4 against ×2: ", or "×4: " of both: the candidates that are compared."""
     own, *others = [start.data(e.rate) for name in names if (start := e.transfer.chosen.get(name))] or [""]
-    return f"{own} against {others[0]}: " if others and others[0] else f"{own}: " if own else ""
+    return f"{own} against {others[0]}: " if others and others[0] not in ("", own) else f"{own}: " if own else ""
 
 
 def _at_every_value(e: Evidence, ablation: str, symbol: str = "") -> Finding:

@@ -87,9 +87,10 @@ def result(results: Results) -> list[str]:
         lines.append(f"KNOWN by virtual data: {each} points. Validation images chose {known.data(rate)}.")
     if (best := found.best()) is not None:
         start, one, count = best
+        named = f"it is one of {one.size} contrasts named beforehand" if one.family == "contrasts" else ""
         lines.append(
             f"The largest gain of {count} starts, chosen after the fact: {start.written(rate)}, {told(one)};"
-            f" Holm's correction over its family, {one.size} {one.family}."
+            f" {named or f'corrected among {one.size} starts'}."
         )
     return lines
 
