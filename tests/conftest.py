@@ -31,7 +31,13 @@ MICRO = {
         "controls": [
             "shrunk",
             {"control": "shrink", "shrink": [0.6, 0.9]},
-            {"control": "shrink_perturb", "of": "scale_free", "name": "scale_free_shrunk", "shrink": 0.9, "perturb": 0.1},
+            {
+                "control": "shrink_perturb",
+                "of": "scale_free",
+                "name": "scale_free_shrunk",
+                "shrink": 0.9,
+                "perturb": 0.1,
+            },
             "trained_on",
         ],
         "steps": 2,
