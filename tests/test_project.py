@@ -58,7 +58,11 @@ def test_a_stage_runs_its_notebook_with_parameters_that_there_are(name):
 
 @functools.cache
 def graph() -> grimp.ImportGraph:
-    return grimp.build_graph("know", exclude_type_checking_imports=True, cache_dir=None)
+    """The package's imports, but for those of ``know.params``: it reads every room's options, and stages declare theirs."""
+    made = grimp.build_graph("know", exclude_type_checking_imports=True, cache_dir=None)
+    for imported in made.find_modules_directly_imported_by("know.params"):
+        made.remove_import(importer="know.params", imported=imported)
+    return made
 
 
 def imported_by(notebook: Path) -> set[str]:
