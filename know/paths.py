@@ -18,7 +18,7 @@ EMBEDDED = DATA / "embedded"
 RAW = Path(os.environ.get("KNOW_DATA", DATA / "raw"))
 """Full data sets, fetched once; not in git."""
 SPLITS, TRAJECTORIES, META = DATA / "splits", DATA / "trajectories", DATA / "meta"
-RUNS = DATA / "runs"
+RUNS = Path(os.environ.get("KNOW_RUNS", DATA / "runs"))
 """The records of runs: computed once, on this machine; not in git, nor known to DVC."""
 HYPERMODEL, PREDICTIONS, RESULTS = DATA / "hypermodel", DATA / "predictions", DATA / "results"
 

@@ -85,7 +85,7 @@ def micro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> know_params.Params
         monkeypatch.setattr(paths, name, tmp_path / "data" / name.lower())
     for name in ("BUILD", "REPORTS"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
-    write_params(tmp_path / "params.yaml", MICRO)
+    write_params(tmp_path / "params.yaml", MICRO | {"reports": str(tmp_path / "reports")})
     return know_params.load(tmp_path / "params.yaml")
 
 

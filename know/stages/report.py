@@ -16,16 +16,17 @@ from know.stages.results import write_csv
 
 
 def run(params: Params, results: Results | None = None) -> list[str]:
-    """Write everything that is registered, ``findings.md``, ``metrics.json`` and the plots' data under ``reports/``.
+    """Write everything that is registered, ``findings.md``, ``metrics.json`` and the plots' data where ``params.reports`` says.
 
     Args:
         results: what ``Results.read`` found, if it was called before.
 
     Returns:
-        The files written, relative to ``reports/``.
+        The files written, relative to that folder.
     """
     results = results or Results.read(params)
-    drawn, written = paths.REPORTS / "figures", paths.REPORTS / "tables"
+    reports = paths.ROOT / params.reports
+    drawn, written = reports / "figures", reports / "tables"
     captions: dict[str, str] = {}
     for name, entry in FIGURES.items():
         if (figure := results.figure(name)) is not None:
@@ -42,10 +43,10 @@ def run(params: Params, results: Results | None = None) -> list[str]:
 
     if (summary := results.table("transfer_summary")) is not None:
         named = summary.assign(start=summary.method + " " + summary.steps.astype(str))
-        write_csv(named[["start", "labels", "accuracy"]], "transfer.csv", paths.REPORTS / "plots")
+        write_csv(named[["start", "labels", "accuracy"]], "transfer.csv", reports / "plots")
     by_k = results["forgetting"].groupby(["images", "k"], as_index=False)["accuracy"].mean()
-    write_csv(by_k, "forgetting.csv", paths.REPORTS / "plots")
-    write_text(page(findings(results)), paths.REPORTS / "findings.md")
-    write_json(metrics(results), paths.REPORTS / "metrics.json")
+    write_csv(by_k, "forgetting.csv", reports / "plots")
+    write_text(page(findings(results)), reports / "findings.md")
+    write_json(metrics(results), reports / "metrics.json")
     kinds = ("figures", "tables", "plots")
-    return sorted(str(file.relative_to(paths.REPORTS)) for kind in kinds for file in (paths.REPORTS / kind).iterdir())
+    return sorted(str(file.relative_to(reports)) for kind in kinds for file in (reports / kind).iterdir())
