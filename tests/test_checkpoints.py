@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from know import retrodict
 from know.prediction import engine
+from know.prediction import files as prediction_files
 from know.prediction.files import predict_files
 from know.prediction.known import HyperModel
 from know.prediction.predictors import linear, no_change
-from know.weights import files as checkpoints
 from know.weights.files import Checkpoint, CheckpointError, load_state
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.bool]
@@ -70,7 +70,7 @@ def test_pieces_of_known_meet(tmp_path, monkeypatch):
     files = [save(state, tmp_path / f"{k}.safetensors") for k, state in enumerate(trajectory)]
     wanted = retrodict(trajectory, model, steps=3)[-1]
     monkeypatch.setattr(engine, "PIECE", engine.BLOCK)
-    monkeypatch.setattr(checkpoints, "PIECE", engine.BLOCK)
+    monkeypatch.setattr(prediction_files, "PIECE", engine.BLOCK)
     predict_files(files, tmp_path / "out.safetensors", model, steps=3)
     assert_same(load_file(tmp_path / "out.safetensors"), wanted)
 
