@@ -41,4 +41,4 @@ lock:
 	mv build/requirements.lock requirements.lock
 
 clean:
-	rm -rf build logs
+	rm -rf build logs data/runs

@@ -24,13 +24,15 @@ from ruamel.yaml import YAML
 
 from know import paths
 from know.meta.layout import ARRAYS, RunFile
-from know.meta.learning import RunSpec, collect, draw_runs, errors, split_runs, train_hypermodels
+from know.meta.learning import errors, train_hypermodels
 from know.meta.options import KnownTraining, MetaTrain
-from know.params import Count, Section
+from know.meta.runs import FileJob, RunSpec, draw_runs, split_runs, write_run
+from know.options import Count, Section
 from know.prediction.engine import Predictor
 from know.prediction.known import HyperModel, Scale, load_hypermodel, save_hypermodel
 from know.prediction.predictors import linear, no_change
-from know.run.executor import device_of, run_all
+from know.run.device import here
+from know.run.executor import map_all
 from know.run.options import Compute
 from know.weights.kinds import KINDS
 
@@ -70,11 +72,10 @@ class Recipe(Section):
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def _measure(job: tuple[Path, RunSpec, int, dict[str, Path], Compute]) -> list[dict[str, object]]:
+def _measure(job: tuple[Path, RunSpec, int, dict[str, Path]]) -> list[dict[str, object]]:
     """Every model's and baseline's error on one run, by kind, one step ahead and two."""
-    file, spec, length, models, compute = job
-    device = device_of(compute)
-    predictors = BASELINES | {name: _on(load_hypermodel(folder), device) for name, folder in models.items()}
+    file, spec, length, models = job
+    predictors = BASELINES | {name: _on(load_hypermodel(folder), here()) for name, folder in models.items()}
     run, rows = RunFile.open(file), []
     for kind in run.sizes:
         for steps in (1, run.length - length):
@@ -91,8 +92,8 @@ def _on(model: HyperModel, device: torch.device) -> Predictor:
 
 def measure(specs: Sequence[RunSpec], data: Path, recipe: Recipe, models: Mapping[str, Path]) -> pd.DataFrame:
     """Rows of run, dataset, architecture, kind, steps, predictor, mae."""
-    jobs = [(data / spec.file_name, spec, recipe.history_length, dict(models), recipe.compute) for spec in specs]
-    found = run_all(_measure, jobs, recipe.compute, "errors")
+    jobs = [(data / spec.file_name, spec, recipe.history_length, dict(models)) for spec in specs]
+    found = map_all(_measure, jobs, recipe.compute, "errors")
     return pd.DataFrame([row for rows in found for row in rows])
 
 
@@ -360,7 +361,9 @@ def main() -> None:
     options = parser.parse_args()
     recipe = Recipe.model_validate(YAML(typ="safe").load(options.recipe.read_text()))
     if options.step in ("all", "collect"):
-        collect(draw_runs(recipe.collect), options.data, recipe.compute)
+        specs = draw_runs(recipe.collect)
+        jobs = [FileJob(s, options.data / s.file_name) for s in specs if not (options.data / s.file_name).exists()]
+        map_all(write_run, jobs, recipe.compute, "meta-dataset")
     if options.step in ("all", "train"):
         train(recipe, options.data, options.work)
     if options.step in ("all", "card"):

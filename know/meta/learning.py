@@ -187,8 +187,8 @@ def train_hypermodels(
     for kind in KINDS:
         if not any(kind in run.sizes for run in training):
             raise LayoutError(f"{training[0].path.parent}: no run to learn from has {kind} weights")
-    files = [tuple(FileInput.of(run.path) for run in runs) for runs in (training, held_out)]
-    jobs = [KnownJob(*files, kind, history_length, options, seed, scale) for scale in scales for kind in KINDS]
+    files, checks = (tuple(FileInput.of(run.path) for run in runs) for runs in (training, held_out))
+    jobs = [KnownJob(files, checks, kind, history_length, options, seed, scale) for scale in scales for kind in KINDS]
     description = f"meta-trained on {len(training)} runs"
     models = {scale: HyperModel(history_length, description, scale, first.pointwise) for scale in scales}
     curves: dict[Scale, dict[Kind, Curve]] = {scale: {} for scale in scales}

@@ -26,7 +26,7 @@ from know.seeds import derive
 from know.training.forgetting import forget, state_of
 from know.training.loop import Recipe, fit
 from know.training.options import Mode
-from know.weights.kinds import Kind, Pointwise
+from know.weights.kinds import Pointwise
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ class MetaJob:
     meta_share: float = 0.0
 
 
-def meta_run(job: MetaJob) -> dict[Kind, Tensor]:
+def meta_run(job: MetaJob) -> Paths:
     """The weight paths of one run."""
     return run_paths(job.spec, meta_pool(job.spec.dataset, job.meta_share).to(here()))
 

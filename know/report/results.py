@@ -34,9 +34,15 @@ class Results:
     drawn: dict[str, Figure | None] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, params: Params, folder: Path | None = None) -> Self:
-        """Whatever tables the stages have written so far, and what scripts measured."""
-        found = {path.stem: pd.read_csv(path) for path in sorted((folder or paths.RESULTS).glob("*.csv"))}
+    def read(cls, params: Params, *names: str, folder: Path | None = None) -> Self:
+        """These tables; by default all that the stages have written so far, and what scripts measured.
+
+        A stage's notebook names those that it and the stages before it write: what later stages left may be of another run.
+        """
+        files = sorted((folder or paths.RESULTS).glob("*.csv"))
+        found = {path.stem: pd.read_csv(path) for path in files if path.stem in names or not names}
+        if names:
+            return cls(params, found)
         if COST.exists():
             found["cost"] = pd.read_csv(COST)
         return cls(params, found | {"ablations": ablations.read()})

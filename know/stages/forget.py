@@ -90,8 +90,8 @@ def run(params: Params) -> None:
 
     epochs = max(1, round(extra_compute(params.rate, params.history_length) * options.epochs))
     longer = [TrainOnJob(job.source, job.trained, replace(recipe, epochs=epochs)) for job in jobs if not job.back]
-    for job, state in zip(longer, run_all(train_on, longer, params.compute, "training on"), strict=True):
-        write_state(state, trained_on_path(job.source.seed))
+    for further, state in zip(longer, run_all(train_on, longer, params.compute, "training on"), strict=True):
+        write_state(state, trained_on_path(further.source.seed))
 
     columns = ["source_seed", "k", "images", "loss", "accuracy"]
     history = ["source_seed", "k", "epoch", "train_loss", "validation_loss", "kept", "converged"]

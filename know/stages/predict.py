@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import pandas as pd
@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from know.params import Params
 from know.prediction.controls import Case
+from know.prediction.engine import pointwise_of
 from know.prediction.retrodict import retrodict
 from know.run.device import here
 from know.run.executor import map_all, run_all
@@ -35,7 +36,7 @@ from know.training.runs import LandscapeJob, SourceJob, landscape
 from know.weights.algebra import Weights
 from know.weights.batchnorm import with_batchnorm
 from know.weights.geometry import step_geometry, step_sizes
-from know.weights.kinds import State
+from know.weights.kinds import State, TensorKind, kinds_of
 
 ON_PLANE = ("known", "linear", "shrunk", "shrink", "more_data")
 """The starts that are shown on the landscape."""
@@ -130,6 +131,7 @@ def _seed_starts(job: SeedJob) -> SeedStarts:
         SavedStart("main", "trained", 0, images, "headroom"): load_file(trained_path(seed, images))
         for images in sources
     }
+    kinds = kinds_of(theta_0, pointwise=pointwise_of(params.predict.methods_by_name["known"][0]))
     result, test = SeedStarts(list(starts), [], [], [], []), sources[size].task.test(here())
     for start, state in starts.items():
         net = rule.net(state)
@@ -137,9 +139,10 @@ def _seed_starts(job: SeedJob) -> SeedStarts:
         if start in shown:
             source = {"source_seed": seed, "method": start.method, "steps": start.steps, "role": start.role}
             source |= {"candidate": start.candidate, "source_accuracy": outcome(net, test).accuracy}
-            result.predictions.extend(source | row for row in _moved(state, theta_0, trajectory[-2]))
+            sizes = step_sizes(state, theta_0, trajectory[-2], kinds)
+            result.predictions.extend(source | size._asdict() for size in sizes)
     if 1 in real:
-        _oracle(job, sources, load_file(trained_path(seed, real[1])), fresh, result)
+        _oracle(job, sources, load_file(trained_path(seed, real[1])), fresh, kinds, result)
     return result
 
 
@@ -150,7 +153,14 @@ def other(source: SourceJob) -> SourceJob:
     )
 
 
-def _oracle(job: SeedJob, sources: dict[int, SourceJob], real: State, fresh: State, result: SeedStarts) -> None:
+def _oracle(
+    job: SeedJob,
+    sources: dict[int, SourceJob],
+    real: State,
+    fresh: State,
+    kinds: Mapping[str, TensorKind],
+    result: SeedStarts,
+) -> None:
     """One step past the Θ_0 that was fine-tuned from the real Θ_{-1}: what that is worth on the source task, and the predicted
     steps beside the real one."""
     params, seed = job.params, job.seed
@@ -167,10 +177,11 @@ def _oracle(job: SeedJob, sources: dict[int, SourceJob], real: State, fresh: Sta
         row = {"source_seed": seed, "method": start.method, "steps": start.steps, "role": start.role}
         result.oracle.append(row | asdict(outcome(net, test)))
         if start.role in ("method", "control") and start.candidate == 0:
-            found = step_geometry(*map(Weights, (state, real, theta_0)))
+            found = step_geometry(state, real, theta_0, kinds)
             result.geometry.append(found.assign(source_seed=seed, method=start.method, role=start.role)[GEOMETRY])
             if job.first:
-                result.steps.append(_sampled_steps(state, real, theta_0, start.method))
+                new, true, old = (Weights(one, kinds) for one in (state, real, theta_0))
+                result.steps.append(_sampled_steps(new, true, old, start.method))
 
 
 def run(params: Params) -> None:
@@ -194,17 +205,11 @@ def run(params: Params) -> None:
     _landscape(params, found[0].starts)
 
 
-def _moved(state: State, theta_0: State, theta_1: State) -> list[dict[str, object]]:
-    names = ("kind", "norm_ratio", "step_ratio", "step_cosine")
-    return [dict(zip(names, row, strict=True)) for row in step_sizes(*map(Weights, (state, theta_0, theta_1)))]
-
-
-def _sampled_steps(state: State, real: State, theta_0: State, name: str) -> pd.DataFrame:
+def _sampled_steps(predicted: Weights, real: Weights, theta_0: Weights, name: str) -> pd.DataFrame:
     """The predicted and the real step of some scalars of each kind, the same ones for every method."""
-    old = Weights(theta_0)
-    predicted, true = ((Weights(theta) - old).by_kind() for theta in (state, real))
+    own, true = ((theta - theta_0).by_kind() for theta in (predicted, real))
     parts = []
-    for kind, step in predicted.items():
+    for kind, step in own.items():
         index = torch.randperm(len(step.flat()), generator=torch.Generator().manual_seed(derive("sample")))[:SAMPLE]
         steps = {"predicted": step.flat()[index], "real": true[kind].flat()[index]}
         parts.append(pd.DataFrame({"method": name, "kind": kind} | steps))
@@ -226,8 +231,8 @@ def _landscape(params: Params, starts: Sequence[SavedStart]) -> None:
     if len(path) > 2:
         path = sorted(path, key=lambda s: -s.steps)
         inside = [i for i, s in enumerate(shown) if s.method in ("known", "linear")]
-        files = ([FileInput.of(s.path(seed)) for s in group] for group in (path, shown))
-        job = LandscapeJob(source, *map(tuple, files), tuple(inside))  # type: ignore[arg-type]
+        own, others = (tuple(FileInput.of(s.path(seed)) for s in group) for group in (path, shown))
+        job = LandscapeJob(source, own, others, tuple(inside))
         (found,) = run_all(landscape, [job], params.compute, "loss landscape")
         grid = pd.DataFrame(found.grid, columns=["x", "y", "loss"])
         names = [(s.method, s.steps) for s in (*path, *shown)]
