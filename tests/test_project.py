@@ -3,6 +3,7 @@
 import ast
 import functools
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import grimp
 import nbformat
 import pytest
+from dvc.utils.hydra import apply_overrides
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
@@ -227,6 +229,30 @@ def test_the_readme_says_what_the_committed_report_says():
     assert {name for name, _ in parts} >= {"findings.md", "tables/main.md"}
     for name, shown in parts:
         assert shown == (paths.REPORTS / name).read_text(), name
+
+
+README = (paths.ROOT / "README.md").read_text()
+EXPERIMENTS = re.findall(r"^dvc exp run -S.*$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", EXPERIMENTS)
+def test_the_readmes_experiments_are_valid(command, tmp_path):
+    words = shlex.split(command, comments=True)[3:]
+    changed = Path(shutil.copy(paths.PARAMS, tmp_path))
+    apply_overrides(changed, [word for word in words if word != "-S"])
+    assert load(changed) != load()
+
+
+def test_the_readmes_links_lead_somewhere():
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", README):
+        assert (paths.ROOT / link).exists(), link
+
+
+def test_the_readme_names_every_room():
+    rooms = {
+        path.name + "/" * path.is_dir() for path in (paths.ROOT / "know").glob("[a-z]*") if path.name != "py.typed"
+    }
+    assert rooms <= set(re.findall(r"`([\w.]+/?)`", README))
 
 
 def test_dvc_sends_nothing_home():
