@@ -134,7 +134,7 @@ def meta_train(
         from know.stages import meta_train
 
         return _run(meta_train.run, params)
-    from know.meta.learning import from_folder
+    from know.meta.hypermodels import from_folder
     from know.prediction.known import save_hypermodel
 
     own = load(params)

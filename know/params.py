@@ -85,6 +85,20 @@ class Params(Section):
                         f"predict.methods: got {start}, of the variant {missing!r}; allowed: those in meta_train.variants ="
                         f" {list(self.meta_train.variants)}"
                     )
+        named = {
+            *self.predict.starts,
+            *PREDICTORS,
+            *CONTROLS,
+            "scratch",
+            "more_data",
+        }  # one that is not run is left out
+        pairs = [frozenset(pair) for pair in self.report.contrasts]
+        for pair in pairs:
+            if not pair <= named or len(pair) < 2 or pairs.count(pair) > 1:
+                raise ValueError(
+                    f"report.contrasts: got {sorted(pair)}; allowed: two different starts, each pair once, among"
+                    f" {', '.join(sorted(named))}"
+                )
         own = {self.downsize.dataset, self.downsize.downstream_dataset}
         for name in self.meta_train.datasets if self.downsize.meta_share else ():
             twins = {other for other in own if dataset(other).images == dataset(name).images}

@@ -76,7 +76,7 @@ def call(root: Path, *command: str, shown: bool = False) -> str:
     """What a command prints, unless it is ``shown``, as one must be that starts DVC's worker, which would keep a pipe open. Stages call the ``python`` of this environment, which imports the copy of
     the package that the experiment has, and share this folder's data sets and records of runs."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    shared = {"PATH": path, "KNOW_DATA": str(paths.RAW), "KNOW_RUNS": str(paths.DATA / "runs")}
+    shared = {"PATH": path, "KNOW_DATA": str(paths.RAW), "KNOW_RUNS": str(paths.RUNS)}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | shared
     output = None if shown else subprocess.PIPE
     return subprocess.run(command, cwd=root, env=environment, stdout=output, text=True, check=True).stdout or ""

@@ -23,8 +23,8 @@ from pydantic import Field
 from ruamel.yaml import YAML
 
 from know import paths
+from know.meta.hypermodels import errors, train_hypermodels
 from know.meta.layout import ARRAYS, RunFile
-from know.meta.learning import errors, train_hypermodels
 from know.meta.options import KnownTraining, MetaTrain
 from know.meta.runs import FileJob, RunSpec, draw_runs, split_runs, write_run
 from know.options import Count, Section

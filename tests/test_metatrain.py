@@ -10,27 +10,18 @@ import torch
 from ruamel.yaml import YAML
 
 from know.data.images import load as load_images
+from know.meta.hypermodels import errors, train_hypermodels
 from know.meta.layout import LayoutError, RunFile, run_files, save_paths, weight_paths
-from know.meta.learning import (
-    BUFFER,
-    collect,
-    draw_runs,
-    draw_windows,
-    errors,
-    run_paths,
-    split_runs,
-    stream,
-    train_hypermodels,
-    train_known,
-    windows,
-)
+from know.meta.learning import BUFFER, draw_windows, stream, train_known
 from know.meta.options import KnownTraining
+from know.meta.runs import FileJob, MetaJob, draw_runs, meta_run, run_paths, split_runs, windows, write_run
 from know.models.small import build
 from know.params import load
 from know.prediction.files import predict_files
 from know.prediction.known import load_hypermodel, save_hypermodel
 from know.prediction.predictors import linear, no_change, predictor
 from know.prediction.retrodict import retrodict
+from know.run.executor import map_all
 from know.seeds import derive
 from know.weights.files import load_state, save_state
 from know.weights.kinds import KINDS
@@ -83,15 +74,15 @@ def test_a_share_of_the_runs_is_augmented_and_the_rest_is_drawn_alike():
     assert [asdict(a) | {"augment": None} for a in drawn] == [asdict(b) | {"augment": None} for b in plain]
 
 
-def test_collecting_is_reproducible_and_resumes_by_the_run(micro, tmp_path, monkeypatch):
+def test_collecting_is_reproducible(micro, tmp_path):
     specs = draw_runs(micro.meta_train)[:2]
-    files = collect(specs, tmp_path / "runs", micro.compute)
-    assert [run.path for run in run_files(tmp_path / "runs")] == sorted(files)
-    first = files[0].read_bytes()
-    kept = files[1].stat().st_mtime_ns
-    files[0].unlink()
-    assert collect(specs, tmp_path / "runs", micro.compute) == files
-    assert files[0].read_bytes() == first and files[1].stat().st_mtime_ns == kept
+    for folder in ("one", "two"):
+        map_all(write_run, [FileJob(spec, tmp_path / folder / spec.file_name) for spec in specs], micro.compute, "x")
+    files = [tmp_path / "one" / spec.file_name for spec in specs]
+    assert [run.path for run in run_files(tmp_path / "one")] == sorted(files)
+    assert all(file.read_bytes() == (tmp_path / "two" / file.name).read_bytes() for file in files)
+    again = meta_run(MetaJob(specs[0]))
+    assert all(torch.equal(path.flatten(), RunFile.open(files[0]).read(name).flatten()) for name, path in again.items())
     run = RunFile.open(files[0])
     assert run.spec == asdict(specs[0]) and set(run.sizes) == set(KINDS) and run.length == 7
     again = run_paths(specs[0], load_images(specs[0].dataset, "train"))
@@ -244,7 +235,8 @@ import resource, sys
 from pathlib import Path
 import torch
 from know.meta.layout import run_files
-from know.meta.learning import errors, train_known
+from know.meta.hypermodels import errors
+from know.meta.learning import train_known
 from know.meta.options import KnownTraining
 from know.models.small import build
 from know.prediction.predictors import linear

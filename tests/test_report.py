@@ -9,7 +9,7 @@ import pytest
 import synthetic
 from synthetic import CONTRASTS, HEADROOM, ORACLE, TRUTH, every_table, forgetting, transfer
 
-from know import params, paths
+from know import params
 from know.analysis import ablations
 from know.analysis.statistics import Estimate, Interval
 from know.analysis.text import grid, number, p_text, percent, points, ratio_text
@@ -126,10 +126,13 @@ def test_headroom_and_oracle_stand_in_one_table(full):
     assert gained(table.difference["real data", "8,000 images"]) == pytest.approx(2.1, abs=0.1)
     assert ("real data", "4,000 images") not in table.index  # that is the real Θ_{-1}
     assert [gained(text) for text in table.difference["forgetting"]] == pytest.approx([-1, -2, -3, -4], abs=0.1)
-    assert table.recovered["oracle", "KNOWN ×2"].startswith("0.5") and table.verdict["oracle", "real Θ₋₁"] == "better"
+    assert (
+        table.recovered["oracle", "KNOWN ×2"].startswith("0.5")
+        and table.verdict["oracle", "really more data ×2"] == "better"
+    )
     assert table.verdict["oracle", "linear ×2"] == "worse"
     bare = of(full.params).table("headroom")
-    assert list(bare.start) == ["from scratch", "real Θ₋₁"]
+    assert list(bare.start) == ["from scratch", "really more data ×2"]
     flat = of(full.params, oracle=synthetic.oracle({**ORACLE, ("more_data", 1): 0.0}, 0.01)).table("headroom")
     assert set(flat.verdict[flat.recovered != "–"]) == {"no headroom"}
     assert set(flat.recovered[flat.recovered != "–"]) == {"unbounded"}
@@ -171,7 +174,9 @@ def test_costs_are_shown_without_gaps(given):
 def test_the_gate_is_told_first(full):
     lines = findings.findings(full)
     assert lines[0].startswith("Forgetting is observed: ") and "falls by 7.2 ± " in lines[0]
-    assert lines[1].startswith("There is headroom: the real Θ₋₁ gains +2.0 ± ")
+    assert lines[1].startswith(
+        "There is headroom: training on really more source data gains, over naïve transfer, ×2 +2.0 ± "
+    )
     assert lines[2].startswith("Naïve transfer beats training from scratch: +8.0 ± ")
     assert lines[3].startswith("What forgetting costs downstream, against Θ₀: Θ₁ -1.0 ± ")
     assert lines[4].startswith("**KNOWN ×4 beats naïve transfer**: +1.5 ± ")
@@ -247,10 +252,9 @@ def written(full, tmp_path, monkeypatch) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.png").write_bytes(b"")
 
-    monkeypatch.setattr(paths, "REPORTS", tmp_path)
     monkeypatch.setattr(stage.figures, "save", quickly)
     monkeypatch.setattr(Results, "figure", lambda self, name: None)
-    return stage.run(full.params, full)
+    return stage.run(full.params.model_copy(update={"reports": str(tmp_path)}), full)
 
 
 def test_everything_that_is_registered_is_written(written, tmp_path):
@@ -300,16 +304,16 @@ def test_a_run_without_oracle_and_measurements_says_less(given, tmp_path, monkey
         "forgetting": forgetting(),
     }.items():
         table.to_csv(tmp_path / f"{name}.csv", index=False)
-    results = Results.read(given, tmp_path)
+    results = Results.read(given, folder=tmp_path)
     assert results.show("selection") == "selection: not measured in this run" and results.table("oracle_source") is None
     lines = findings.findings(results)
-    assert "Headroom is not known: no Θ₋₁ was really trained." in lines and findings.oracle(results) == []
+    assert "Headroom is not known: no net was really trained on more data." in lines and findings.oracle(results) == []
     assert list(metrics(results)["contrasts"]) == ["known-naive"] and len(results.claims) >= 10
     assert "KNOWN" in results.show("main").to_html()
 
 
 def test_the_index_shows_the_tables_in_order(written, tmp_path):
-    pages.render([], tmp_path)
+    pages.render_index(tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
     positions = [page.index(f"table-{name}") for name in SHOWN]

@@ -154,14 +154,23 @@ def test_a_figure_is_no_part_of_a_training_run():
         seen, todo = set(), [module.__name__]
         while todo:
             name = todo.pop()
-            if name in seen or (source := store._source(name)) is None:
+            if name in seen or name.startswith(store.NO_MATTER) or (source := store._source(name)) is None:
                 continue
             seen.add(name)
-            todo += [
-                m
-                for m in store._imports(store._bare(store.ast.parse(source.read_text())), name)
-                if m.startswith("know")
-            ]
+            todo += [m for m in store._imports(store._bare(store.ast.parse(source)), name) if m.startswith("know")]
         assert not [
             m for m in seen if m.startswith(("know.report", "know.analysis", "know.stages", "know.params", "know.cli"))
         ]
+
+
+def test_a_process_runs_the_code_that_it_began_with(tmp_path, monkeypatch):
+    """So an edit while it runs neither splits its records nor plants old results under the new code's digest."""
+    before = code_digest("know.training.runs")
+    loop = Path(store.PACKAGE) / "training" / "loop.py"
+    code_digest.cache_clear()
+    real = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda self, *a, **k: "edited = 1\n" if self == loop else real(self, *a, **k)
+    )
+    assert code_digest("know.training.runs") == before
+    assert store._BEGAN[loop] != "edited = 1\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from know.data.catalogue import dataset
-from know.data.sources import Part
+from know.data.sources import Part, digest
 
 
 class Samples(Protocol):
@@ -107,3 +108,10 @@ def load(name: str, part: Part, folder: Path | None = None) -> ImageSet:
     spec = dataset(name)
     images, labels = spec.fetch(part, folder)
     return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), spec.classes)
+
+
+@lru_cache(maxsize=16)
+def images_digest(name: str) -> str:
+    """The digest of all images and labels of a data set, training and test."""
+    spec = dataset(name)
+    return digest(*spec.fetch("train", None)) + digest(*spec.fetch("test", None))

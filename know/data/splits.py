@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from know.data.catalogue import dataset
-from know.data.images import ImageSet, load
+from know.data.images import ImageSet, images_digest, load
 from know.data.options import Downsize
 from know.data.subsets import stratified_order
 from know.options import ParamError
@@ -22,11 +22,15 @@ from know.seeds import derive
 
 @dataclass(frozen=True)
 class Task:
-    """Some classes of a data set, and the share of its training images that is set aside for meta-training."""
+    """Some classes of a data set, and the share of its training images that is set aside for meta-training.
+
+    ``digest``: of the data set's images, by which a run's record knows them.
+    """
 
     dataset: str
     classes: tuple[int, ...]
     meta_share: float = 0.0
+    digest: str = ""
 
     @property
     def name(self) -> str:
@@ -65,12 +69,13 @@ def _test(task: Task, device: torch.device) -> ImageSet:
 
 def source_task(params: Downsize) -> Task:
     """The task that Θ_0 is trained on."""
-    return Task(params.dataset, params.source_classes, params.meta_share)
+    return Task(params.dataset, params.source_classes, params.meta_share, images_digest(params.dataset))
 
 
 def downstream_task(params: Downsize) -> Task:
     """The task that every start is fine-tuned on."""
-    return Task(params.downstream_dataset, params.downstream_classes, params.meta_share)
+    name = params.downstream_dataset
+    return Task(name, params.downstream_classes, params.meta_share, images_digest(name))
 
 
 @dataclass(frozen=True)

@@ -111,10 +111,11 @@ def run_paths(spec: RunSpec, images: ImageSet) -> Paths:
 
 @dataclass(frozen=True)
 class MetaJob:
-    """One run, on the images that ``meta_share`` sets aside; see ``know.data.splits.meta_pool``."""
+    """One run, on the images that ``meta_share`` sets aside (``know.data.splits.meta_pool``); ``digest``: of all of them."""
 
     spec: RunSpec
     meta_share: float = 0.0
+    digest: str = ""
 
 
 def meta_run(job: MetaJob) -> Paths:

@@ -29,7 +29,7 @@ from know.run.notebook import ANSI
 
 TEMPLATES = Path(str(resources.files("know"))) / "report" / "templates"
 PROFILES, LOCK = ROOT / "profiles", ROOT / "requirements.lock"
-MAKES_RESULTS = ("know", "notebooks", "params.yaml", "dvc.yaml", "requirements.lock")
+MAKES_RESULTS = ("know", "notebooks", "requirements.lock")
 COMPUTES = ("torch", "torchvision", "numpy", "pandas", "scipy", "statsmodels", "seaborn", "matplotlib")
 MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 

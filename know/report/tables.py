@@ -98,16 +98,17 @@ def controls(results: Results) -> pd.DataFrame:
     "What there is to win downstream, in points of pooled accuracy with its interval over source seeds. Real data: nets trained "
     "on so many images, against Θ₀. Forgetting: what each halving costs, Θₖ against Θ₀. Oracle: the path whose next point is "
     "known, against its own Θ₀, with the share of the real gain that is recovered (Fieller's interval; unbounded: the real Θ₋₁ "
-    f"gains too little to divide by). {HOLM} within each part; the real Θ₋₁ and scratch are each one comparison.",
+    f"gains too little to divide by). {HOLM} within each part; the most real data, which is the gate, and scratch are each one comparison.",
     ["transfer"],
 )
 def headroom(results: Results) -> pd.DataFrame:
     """A row a comparison."""
     p, found = results.params, results.comparisons
-    rows = [("real data", start.label, found.of(start, NAIVE), "") for start in (SCRATCH, MORE_DATA)]
+    real = [start for start in found.starts if start.role == "oracle"]
+    rows = [("real data", start.written(p.rate), found.of(start, NAIVE), "") for start in (SCRATCH, *real)]
     if results.has("headroom"):
         own, full = runs(results["headroom"], ["images"]), p.downsize.source_images
-        told = {0, full, round(full / p.rate) if found.gate else full}
+        told = {0, full, *(round(full / p.rate**start.step) for start in real)}
         sizes = [int(images) for images in own.index if images not in told]
         rows += [
             ("real data", f"{size:,} images", one, "") for size, one in _against(results, own, sizes, full).items()
@@ -157,7 +158,7 @@ def claims(results: Results) -> pd.DataFrame:
 
 @table(
     "selection",
-    "What was chosen on downstream validation images. Every method has the same number of candidates and of validation labels.",
+    "What was chosen on downstream validation images. Candidates: how many options and steps a method had to choose among; labels: by how many.",
     ["selection"],
 )
 def selection(results: Results) -> pd.DataFrame:

@@ -7,7 +7,9 @@ process that does it, so that whatever stops a stage, finished runs are never do
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
 
 import joblib
 import torch
@@ -15,7 +17,7 @@ import torch
 from know.run.device import device_named, on
 from know.run.options import Compute
 from know.run.progress import track
-from know.run.store import once
+from know.run.store import code_digest, key_of, once
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -37,8 +39,10 @@ def jobs_of(compute: Compute) -> int:
 
 def numerics(compute: Compute) -> str:
     """What a number may depend on besides its run: the kind of device, and how CUDA computes."""
-    kind = device_of(compute).type
-    return kind + (" deterministic" if kind == "cuda" and compute.deterministic else "")
+    device = device_of(compute)
+    if device.type != "cuda":
+        return device.type
+    return torch.cuda.get_device_name(device) + (" deterministic" if compute.deterministic else "")
 
 
 @contextmanager
@@ -62,13 +66,18 @@ def one(function: Callable[[J], R], job: J, compute: Compute) -> R:
         return once(function, job, numerics(compute))
 
 
-def _done(function: Callable[[J], R], job: J, compute: Compute) -> None:
-    one(function, job, compute)  # the result goes through the store: nothing large is sent between processes
+@dataclass(frozen=True)
+class _Recorded(Generic[J, R]):
+    """A function whose results go through the store, so that nothing large is sent between processes; ``code``: its code's
+    digest where it was sent from."""
 
+    function: Callable[[J], R]
+    code: str
 
-def _mapped(function: Callable[[J], R], job: J, compute: Compute) -> R:
-    with _as_run(compute):
-        return function(job)
+    def __call__(self, job: J, compute: Compute) -> None:
+        if code_digest(self.function.__module__) != self.code:
+            raise RuntimeError(f"the code of {self.function.__module__} changed while it ran: run it again")
+        one(self.function, job, compute)
 
 
 def run_all(function: Callable[[J], R], jobs: Sequence[J], compute: Compute, description: str) -> list[R]:
@@ -78,21 +87,28 @@ def run_all(function: Callable[[J], R], jobs: Sequence[J], compute: Compute, des
         function: importable, and a function of ``job`` alone; its return annotation says how its record is read.
         jobs: frozen dataclasses of plain values.
     """
-    distinct = list(dict.fromkeys(jobs))
-    for _ in _parallel(_done, function, distinct, compute, description):
+    how = numerics(compute)
+    keys = [key_of(function, job, how) for job in jobs]
+    distinct = dict(zip(keys, jobs, strict=True))  # two jobs may read the same content from two places
+    recorded = _Recorded(function, code_digest(function.__module__))
+    for _ in _parallel(recorded, list(distinct.values()), compute, description):
         pass
-    results = {job: one(function, job, compute) for job in distinct}
-    return [results[job] for job in jobs]
+    results = {key: one(function, job, compute) for key, job in distinct.items()}
+    return [results[key] for key in keys]
 
 
 def map_all(function: Callable[[J], R], jobs: Sequence[J], compute: Compute, description: str) -> list[R]:
     """``[function(job) for job in jobs]``, in parallel, with progress, each time anew: for what is quick, or writes files."""
-    return list(_parallel(_mapped, function, jobs, compute, description))
+    return list(_parallel(partial(_mapped, function), jobs, compute, description))
+
+
+def _mapped(function: Callable[[J], R], job: J, compute: Compute) -> R:
+    with _as_run(compute):
+        return function(job)
 
 
 def _parallel(
-    way: Callable[[Callable[[J], R], J, Compute], T],
-    function: Callable[[J], R],
+    function: Callable[[J, Compute], T],
     jobs: Sequence[J],
     compute: Compute,
     description: str,
@@ -103,5 +119,5 @@ def _parallel(
         backend=compute.backend, inner_max_num_threads=1 if compute.backend == "loky" else None
     ):
         parallel = joblib.Parallel(n_jobs=min(jobs_of(compute), len(jobs)), return_as="generator")
-        results = parallel(joblib.delayed(way)(function, job, compute) for job in jobs)
+        results = parallel(joblib.delayed(function)(job, compute) for job in jobs)
         yield from track(results, total=len(jobs), desc=description)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from jupyter_client.manager import AsyncKernelManager
 from traitlets import default
 
 from know import paths
+from know.run.progress import NOTES
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -87,14 +89,16 @@ def run(notebook: Path, out: Path, sections: Mapping[str, object]) -> None:
 
 
 def _environment() -> None:
-    """What the kernel inherits: reproducible bytes, and figures in the notebook."""
+    """What the kernel inherits: reproducible bytes, figures in the notebook, and bars out of it."""
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
     os.environ["PYTHONHASHSEED"] = "0"
+    os.environ.setdefault(NOTES, "")
     os.environ.pop("MPLBACKEND", None)  # another back end than the notebook's would swallow the figures
 
 
 def reproducible(notebook: NotebookNode) -> NotebookNode:
-    """Remove what differs between runs: papermill's and the kernel's metadata, times, random cell ids, addresses."""
+    """Remove what differs between runs and places: papermill's and the kernel's metadata, times, random cell ids, addresses,
+    where the environment and the repository are."""
     for key in ("papermill", "kernelspec", "language_info", "widgets"):
         notebook.metadata.pop(key, None)
     for i, cell in enumerate(notebook.cells):
@@ -106,5 +110,6 @@ def reproducible(notebook: NotebookNode) -> NotebookNode:
             texts = [output] if "text" in output else [output["data"]] if "text/plain" in output.get("data", {}) else []
             for holder in texts:
                 key = "text" if "text" in holder else "text/plain"
-                holder[key] = ADDRESS.sub("", CELL_FILE.sub("cell", holder[key]))
+                text = ADDRESS.sub("", CELL_FILE.sub("cell", holder[key]))
+                holder[key] = text.replace(sys.prefix, "…").replace(str(paths.ROOT), ".")
     return notebook

@@ -1,11 +1,12 @@
 """Progress: a bar with the time left on a terminal, a line a minute elsewhere, never in the outputs of a notebook.
 
 The kernel of a notebook that the pipeline runs has no terminal of its own. So its runs note how far they are in the file
-that ``KNOW_PROGRESS`` names, and the process that started it shows that (``Watch``).
+that ``KNOW_PROGRESS`` names, if it names one, and the process that started it shows that (``Watch``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -26,8 +27,8 @@ MINUTE = 60.0
 
 def track(iterable: Iterable[T], total: int | None = None, desc: str = "") -> Iterator[T]:
     """Iterate and show how far: on the terminal, below the cell of a notebook run by hand, or through ``Watch``."""
-    if notes := os.environ.get(NOTES):
-        yield from _noted(iterable, total, desc, Path(notes))
+    if (notes := os.environ.get(NOTES)) is not None:
+        yield from _noted(iterable, total, desc, Path(notes)) if notes else iterable
         return
     shown = sys.stderr.isatty() or "ipykernel" in sys.modules
     yield from tqdm(iterable, desc=desc, total=total, disable=not shown, dynamic_ncols=True)
@@ -37,11 +38,12 @@ def _noted(iterable: Iterable[T], total: int | None, desc: str, notes: Path) -> 
     started, done = time.monotonic(), 0
 
     def note() -> None:
-        temporary = notes.with_suffix(".new")
-        temporary.write_text(
-            json.dumps({"what": desc, "done": done, "total": total, "seconds": time.monotonic() - started})
-        )
-        temporary.replace(notes)
+        temporary = notes.with_name(f"{os.getpid()}.new")
+        with contextlib.suppress(OSError):  # whoever watched is gone; a bar is not worth a failure
+            temporary.write_text(
+                json.dumps({"what": desc, "done": done, "total": total, "seconds": time.monotonic() - started})
+            )
+            temporary.replace(notes)
 
     note()
     for item in iterable:
@@ -51,7 +53,7 @@ def _noted(iterable: Iterable[T], total: int | None, desc: str, notes: Path) -> 
 
 
 class Watch:
-    """Shows, while the block runs, how far the runs of another process are that notes its progress in ``self.notes``."""
+    """Shows how far the runs of the processes are that are started in the block: they note it in ``self.notes``."""
 
     def __init__(self, stage: str, every: float | None = None) -> None:
         self.stage, self.terminal = stage, sys.stderr.isatty()
@@ -62,10 +64,12 @@ class Watch:
         self._thread = threading.Thread(target=self._show, daemon=True)
 
     def __enter__(self) -> Self:
+        os.environ[NOTES] = str(self.notes)
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        os.environ.pop(NOTES, None)
         self._ended.set()
         self._thread.join()
         if self.terminal:

@@ -2,7 +2,7 @@
 
 A run is a function of one *job*, a frozen dataclass of plain values. Its record, ``record.json`` and the tensors beside it,
 lies under a digest of the job, of the code that it runs (the function's module and every module of its package that this
-imports, without comments and docstrings), and of what else numbers depend on. So a killed stage, a figure's edit and the
+imports, as they were when this process began, without comments and docstrings), and of what else numbers depend on. So a killed stage, a figure's edit and the
 cells of a sweep find what is there. No record is a pickle; one that is damaged is computed again.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import shutil
@@ -75,6 +76,13 @@ def canonical(value: object) -> Plain:
     raise TypeError(f"a {type(value).__name__} cannot be part of a job")
 
 
+PACKAGE = Path(__file__).parent.parent
+_BEGAN = {path: path.read_text() for path in PACKAGE.rglob("*.py")}
+"""The package's code when this process began, which is what it runs, whatever is edited meanwhile."""
+NO_MATTER = ("know.run", "know.paths", "know.data.catalogue", "know.data.sources", "know.data.embedded")
+"""How runs are run, and how images are had: a job holds the images' own digest."""
+
+
 @cache
 def code_digest(module: str) -> str:
     """Of a module and of all of its package that it imports, at any depth; comments and docstrings do not count."""
@@ -82,20 +90,23 @@ def code_digest(module: str) -> str:
     todo = [module]
     while todo:
         name = todo.pop()
-        if name in seen or (path := _source(name)) is None:
+        if name in seen or name.startswith(NO_MATTER) or (text := _source(name)) is None:
             continue
-        tree = _bare(ast.parse(path.read_text()))
+        tree = _bare(ast.parse(text))
         seen[name] = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
         todo += [found for found in _imports(tree, name) if found.split(".")[0] == module.split(".")[0]]
     return hashlib.sha256(json.dumps(sorted(seen.items())).encode()).hexdigest()
 
 
-def _source(module: str) -> Path | None:
+def _source(module: str) -> str | None:
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:  # a name in a module, not a module
         return None
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    if not spec or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    path = Path(spec.origin)
+    return _BEGAN[path] if path in _BEGAN else path.read_text()
 
 
 def _bare(tree: ast.Module) -> ast.Module:
@@ -115,7 +126,8 @@ def _bare(tree: ast.Module) -> ast.Module:
 
 
 def _imports(tree: ast.Module, module: str) -> set[str]:
-    found = {module.rpartition(".")[0]} - {""}
+    package = module.rpartition(".")[0]
+    found = {package} if "." in package else set[str]()  # the root package only names what it offers
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
@@ -124,13 +136,20 @@ def _imports(tree: ast.Module, module: str) -> set[str]:
     return found
 
 
+@cache
+def _versions() -> tuple[str, ...]:
+    """Of the libraries that compute."""
+    found = {one.name.lower(): one.version for one in importlib.metadata.distributions()}
+    return tuple(f"{name} {found[name]}" for name in ("torch", "torchvision", "timm", "numpy") if name in found)
+
+
 def key_of(function: Callable[[J], R], job: J, numerics: str) -> str:
     """The digest of a run. ``numerics``: the device and whatever else the numbers depend on."""
     what = {
         "run": f"{function.__module__}:{function.__qualname__}",
         "code": code_digest(function.__module__),
         "job": canonical(job),
-        "numerics": [torch.__version__, numerics],
+        "numerics": [numerics, *_versions()],
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
@@ -217,7 +236,7 @@ def _read(folder: Path, hint: object) -> object | None:
         whole = [hashlib.sha256(json.dumps(record["result"]).encode()).hexdigest(), file_digest(tensors)]
         if whole == record["digests"]:
             return _unpacked(record["result"], hint, load_file(tensors))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, SafetensorError):
         pass
     shutil.rmtree(folder, ignore_errors=True)
     return None

@@ -5,7 +5,6 @@ stage made to the dependencies as they are when it ends; so a stage whose depend
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from ruamel.yaml import YAML
 
 from know import params, paths
 from know.run.notebook import ANSI, NotebookError, run
-from know.run.progress import NOTES, Watch
+from know.run.progress import Watch
 from know.stages.dependencies import changed, digests
 
 
@@ -31,8 +30,7 @@ def run_stage(name: str, root: Path = paths.ROOT) -> None:
     sections = params.sections(params.load(), stage["params"])
     before = digests(root, stage["deps"])
     notebooks = [root / path for path in stage["deps"] if path.startswith("notebooks/")]
-    with Watch(name) as watch:
-        os.environ[NOTES] = str(watch.notes)
+    with Watch(name):
         for notebook in notebooks:
             run(notebook, paths.BUILD / "notebooks" / notebook.name, sections)
     if different := changed(before, digests(root, stage["deps"])):

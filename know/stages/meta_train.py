@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 
 from know import paths
+from know.data.images import images_digest
+from know.meta.hypermodels import errors, train_hypermodels
 from know.meta.layout import RunFile, save_paths
-from know.meta.learning import errors, train_hypermodels
 from know.meta.runs import MetaJob, RunSpec, draw_runs, meta_run, split_runs
 from know.params import Params
 from know.prediction.engine import Predictor
@@ -37,7 +38,7 @@ def run(params: Params) -> None:
     """
     options = params.meta_train
     specs = draw_runs(options, params.forget.mode)
-    jobs = [MetaJob(spec, params.downsize.meta_share) for spec in specs]
+    jobs = [MetaJob(spec, params.downsize.meta_share, images_digest(spec.dataset)) for spec in specs]
     collected = run_all(meta_run, jobs, params.compute, "meta-dataset")
     for spec, found in zip(specs, collected, strict=True):
         save_paths(found, meta_path(spec), asdict(spec))

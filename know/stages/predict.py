@@ -31,8 +31,9 @@ from know.stages.results import (
 )
 from know.tasks.classification import outcome
 from know.training.forgetting import load_trajectory, state_of
+from know.training.landscape import LandscapeJob, landscape
 from know.training.loop import reestimate_batchnorm
-from know.training.runs import LandscapeJob, SourceJob, landscape
+from know.training.runs import SourceJob
 from know.weights.algebra import Weights
 from know.weights.batchnorm import with_batchnorm
 from know.weights.geometry import step_geometry, step_sizes

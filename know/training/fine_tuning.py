@@ -33,7 +33,7 @@ def transferred(architecture: str, start: Mapping[str, Tensor] | None, data: Ima
     if start is not None:
         body = {name.removeprefix("features."): t for name, t in start.items() if not name.startswith("head.")}
         net.features.load_state_dict(body)  # strict: only the head may be missing
-    new_head(net, len(data.classes), derive("head", seed))
+    new_head(net, len(data.classes), derive("head weights", seed))
     return net.to(data.images.device)
 
 

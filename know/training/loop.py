@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from know.data.images import Samples
+from know.seeds import derive
 from know.tasks.classification import augmented, loss_of, measure
 
 
@@ -79,7 +80,7 @@ def fit(
     )
     history, best = History(), (math.inf, copy.deepcopy(net.state_dict()) if patience else {})
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout and random inputs, under the seed
-        torch.manual_seed(seed)
+        torch.manual_seed(derive("dropout", seed))
         for epoch in range(recipe.epochs):
             net.train()
             total = torch.zeros((), device=device)
@@ -105,6 +106,10 @@ def fit(
             elif epoch - history.best_epoch >= patience:
                 break
     if patience:
+        if history.best_epoch < 0:
+            raise ValueError(
+                f"training diverged: the validation loss was never finite at a learning rate of {recipe.lr}"
+            )
         net.load_state_dict(best[1])
     for parameter in trainable:
         parameter.requires_grad_(True)

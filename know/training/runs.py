@@ -25,7 +25,6 @@ from know.training.forgetting import Mode, forget_further, state_of
 from know.training.loop import History, Recipe, fit
 from know.training.options import FineTuning, SourceTraining
 from know.weights.kinds import State
-from know.weights.landscape import grid, plane_of
 
 # --- the source task ----------------------------------------------------------------------------------------------
 
@@ -228,45 +227,3 @@ def learning_curve(job: TransferJob) -> list[Point]:
 
     fine_tune(net, data, job.fine_tuning, job.seed, head_first=job.start is not None, on_epoch=follow)
     return curve
-
-
-# --- the loss landscape -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LandscapeJob:
-    """The source loss on the plane of a path Θ_{S-1}, …, Θ_0, and where other ``starts`` lie on it.
-
-    ``inside``: those of the starts that the grid holds, beside the path.
-    """
-
-    source: SourceJob
-    path: tuple[FileInput, ...]
-    starts: tuple[FileInput, ...]
-    inside: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Landscape:
-    """``grid``: x, y, loss. ``points``: x, y, loss, and the share of the step from Θ_0 that lies off the plane, of the path and
-    then of the starts. ``shares``: of the path's variance along both axes."""
-
-    grid: list[tuple[float, float, float]]
-    points: list[tuple[float, float, float, float]]
-    shares: list[float]
-
-
-def landscape(job: LandscapeJob) -> Landscape:
-    """Loss on 600 validation images, on a grid of 21 × 21 points."""
-    path = [load_file(file.path) for file in job.path]
-    starts = [load_file(file.path) for file in job.starts]
-    plane, images = plane_of(path), job.source.validation
-    images = images.select(torch.arange(min(600, len(images))))
-
-    def loss(state: State) -> float:
-        return measure(job.source.net(state), images)[0]
-
-    at = [plane.coordinates(state) for state in (*path, *starts)]
-    held = [*at[: len(path)], *(at[len(path) + i] for i in job.inside)]
-    points = [(*where, loss(state), plane.off_plane(state)) for where, state in zip(at, (*path, *starts), strict=True)]
-    return Landscape(grid(plane, held, loss), points, list(plane.share))
