@@ -29,6 +29,7 @@ def test_parameters_are_injected_and_two_runs_write_the_same_bytes(tmp_path):
         "from know.run.progress import track; list(track(range(3), desc='bars stay out of notebooks'))",
         "import matplotlib.pyplot as plt; plt.plot([1, 2]);",
         "import warnings; warnings.warn('where?'); print(object()); object()",
+        "import sys, time, random\nfor i in range(6): print(i, flush=True); time.sleep(random.choice([0, 0.3]))",
     )
     for out in ("one.ipynb", "two.ipynb"):
         notebook.run(source, tmp_path / out, {"rate": 0.5})

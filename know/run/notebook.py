@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,6 +106,8 @@ def reproducible(notebook: NotebookNode) -> NotebookNode:
             cell.metadata.pop(key, None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell["id"] = f"injected-{i}"
+        if "outputs" in cell:
+            cell.outputs = _coalesced(cell.outputs)
         for output in cell.get("outputs", []):
             texts = [output] if "text" in output else [output["data"]] if "text/plain" in output.get("data", {}) else []
             for holder in texts:
@@ -113,3 +115,14 @@ def reproducible(notebook: NotebookNode) -> NotebookNode:
                 text = ADDRESS.sub("", CELL_FILE.sub("cell", holder[key]))
                 holder[key] = text.replace(sys.prefix, "…").replace(str(paths.ROOT), ".")
     return notebook
+
+
+def _coalesced(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """With what was printed in one piece: how it was cut up is a matter of time."""
+    found: list[NotebookNode] = []
+    for output in outputs:
+        if found and output.output_type == found[-1].output_type == "stream" and output.name == found[-1].name:
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
