@@ -180,7 +180,7 @@ def _downstream_cost(axes: Axes, results: Results) -> None:
     table, confidence = results["forgotten"], results.params.report.confidence
     cost = gains(table, table.k == 0, ["k"])
     if results.has("transfer"):
-        starts = results["transfer"]
+        starts = results["transfer"].query("method != 'more_data' or steps == 1")
         real = gains(starts, starts.method == "naive", ["method"]).query("method == 'more_data'")
         cost = pd.concat([cost, real.assign(k=-1)])
     cost = cost.assign(at=-cost.k)
