@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from IPython.display import Markdown
+
 from know.analysis import claims
 from know.analysis.comparisons import Comparison, Comparisons
 from know.analysis.starts import MORE_DATA, NAIVE, SCRATCH, Start
@@ -145,7 +147,12 @@ def limitations(results: Results) -> list[str]:
 
 
 PARTS = {f.__name__: f for f in (forgetting, gate, result, controls, oracle, limitations)}
-"""What ``Results.say`` says, by name."""
+"""What ``say`` says, by name."""
+
+
+def say(results: Results, part: str) -> Markdown:
+    """A part of the findings, for a notebook."""
+    return Markdown(page(PARTS[part](results)))
 
 
 def findings(results: Results) -> list[str]:

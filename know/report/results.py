@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Self
 
 import pandas as pd
-from IPython.display import Markdown
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
@@ -74,12 +73,6 @@ class Results:
             return f"{name}: not measured in this run"
         style = table.style.hide(axis="index").set_uuid(name).format(precision=3).set_caption(TABLES[name].caption)
         return style.set_table_attributes('class="wrap"')
-
-    def say(self, part: str) -> Markdown:
-        """A part of the findings for a notebook; see ``know.report.findings.PARTS``."""
-        from know.report import findings  # which quotes the tables, which need this module
-
-        return Markdown(findings.page(findings.PARTS[part](self)))
 
     # --- what they say, each made once ---------------------------------------------------------------------------
 
