@@ -11,7 +11,6 @@ from statsmodels.stats.weightstats import ttost_paired
 from know.analysis.statistics import (
     Estimate,
     Interval,
-    calibration_error,
     effect_size,
     holm,
     mean_interval,
@@ -23,6 +22,7 @@ from know.analysis.statistics import (
     recovery,
     unpaired,
 )
+from know.tasks.classification import calibration_error
 
 
 def test_interval_is_students():
