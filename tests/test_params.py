@@ -84,7 +84,7 @@ def test_wrong_parameter_is_reported_before_torch_is_loaded(tmp_path):
 
 
 def test_exponents_are_numbers(tmp_path):
-    text = P.paths.PARAMS.read_text().replace("lr: 0.0004", "lr: 4e-4")
+    text = P.paths.PARAMS.read_text().replace("lr: 0.002 ", "lr: 4e-4 ")
     (tmp_path / "params.yaml").write_text(text)
     assert P.load(tmp_path / "params.yaml").evaluate.fine_tuning.lr == 4e-4
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from know.data.options import subset_sizes
-from know.data.splits import draw_split, load_split, save_split
+from know.data.splits import Split, draw_split, more_images
 from know.data.subsets import nested_subsets, stratified_order
 from know.options import ParamError
 from know.params import load
@@ -48,25 +48,24 @@ def test_order_depends_on_the_seed_alone():
 def test_split_is_disjoint_balanced_and_survives_the_disk(tmp_path):
     p = load()
     pool = torch.arange(6).repeat(2000)
-    split = draw_split(pool, p.downsize, p.rate, p.history_length, seed=1)
-    assert split.more is not None
-    d0, more, held = (set(x.tolist()) for x in (split.subsets[0], split.more, split.validation))
-    assert len(d0) == p.downsize.source_images and len(more) == round(len(d0) / p.rate)
-    assert d0 < more and not more & held and len(held) == p.downsize.validation_images
-    for subset in split.subsets:
-        counts = pool[subset].bincount(minlength=6)
+    split = draw_split(pool, p.downsize, seed=1)
+    more = more_images(p.downsize, p.rate, len(split.order))
+    assert more == round(p.downsize.source_images / p.rate)
+    own, held = set(split.order.tolist()), set(split.validation.tolist())
+    assert not own & held and len(own | held) == len(pool) and len(held) == p.downsize.validation_images
+    for size in (more, *subset_sizes(p.downsize.source_images, p.rate, p.history_length)):
+        counts = pool[split.order[:size]].bincount(minlength=6)
         assert counts.max() - counts.min() <= 1
-    save_split(split, tmp_path / "s.safetensors")
-    read = load_split(tmp_path / "s.safetensors")
-    assert all(torch.equal(a, b) for a, b in zip(read.subsets, split.subsets, strict=True))
-    assert torch.equal(read.more, split.more) and torch.equal(read.validation, split.validation)
-    assert torch.equal(read.order[: len(more)], split.more) and not set(read.order.tolist()) & held
+    split.write(tmp_path / "s.safetensors")
+    read = Split.read(tmp_path / "s.safetensors")
+    assert torch.equal(read.order, split.order) and torch.equal(read.validation, split.validation)
+    assert not torch.equal(draw_split(pool, p.downsize, seed=2).order, split.order)
 
 
 def test_split_without_room_for_the_real_d_minus_1():
-    p = load()
-    few = p.downsize.model_copy(update={"source_images": 800, "validation_images": 300, "headroom_images": ()})
-    assert draw_split(torch.arange(6).repeat(200), few, 0.5, 3, seed=0).more is None
+    few = load().downsize.model_copy(update={"source_images": 800, "validation_images": 300, "headroom_images": ()})
+    split = draw_split(torch.arange(6).repeat(200), few, seed=0)
+    assert more_images(few, 0.5, len(split.order)) is None
 
 
 def test_split_names_the_parameter_when_the_pool_is_too_small():
@@ -74,4 +73,4 @@ def test_split_names_the_parameter_when_the_pool_is_too_small():
     for key, images in (("source_images", 2000), ("headroom_images", 100)):
         given = downsize.model_copy(update={"source_images": images})
         with pytest.raises(ParamError, match=rf"downsize\.{key}: got {max(images, 400)}; allowed: at most 300"):
-            draw_split(torch.arange(6).repeat(250), given, 0.5, 3, seed=0)
+            draw_split(torch.arange(6).repeat(250), given, seed=0)
