@@ -45,7 +45,8 @@ class Options(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
-        if (field := cls.model_fields.get(getattr(cls, "key", ""))) and not field.is_required():
+        named = getattr(cls, "key", "") in cls.__annotations__  # itself: a subclass does not take its parent's name
+        if named and not (field := cls.model_fields[cls.key]).is_required():
             cls.registry[field.default] = cls
 
     @property
