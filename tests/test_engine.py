@@ -205,6 +205,7 @@ class Whole(TSV):
         assert window.shape[:-1] in SHAPES.values(), window.shape
         return super().__call__(window, kind, ahead)
 
+
 SHAPES = {"c": (8, 4, 3, 3), "f": (700, 400), "b": (9,), "s": ()}
 
 
