@@ -7,7 +7,7 @@ depend on a parameter that DVC does not know of.
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -17,7 +17,7 @@ from know import paths
 from know.data.catalogue import dataset
 from know.data.options import Downsize, subset_sizes
 from know.meta.options import MetaTrain
-from know.options import Count, ParamError, Rate, Section, Seeds, Share, distinct
+from know.options import Count, LearningRate, ParamError, Rate, Section, Seeds, Share, distinct
 from know.prediction.controls import CONTROLS
 from know.prediction.options import Predict
 from know.prediction.predictors import PREDICTORS, Known
@@ -26,12 +26,26 @@ from know.training.options import FineTuning, Forget
 
 
 class Evaluate(Section):
-    """Downstream fine-tuning from each set of weights."""
+    """Downstream fine-tuning from each set of weights.
+
+    ``fractions``: shares of the labels; the largest is the one that is judged. ``full_draws``: of the downstream seeds, how
+    many are run at that share; None: all. ``steps``: "chosen", every start at the step that is best on validation images, or "last":
+    at its last, and all but the candidate only there. ``tuned`` starts are run, at the largest share, at each of the
+    ``learning_rates`` beside ``fine_tuning.lr`` as well, and judged at the best on validation images.
+    ``head_zero``: whether naïve transfer is run with its new head at 0 as well. ``followed``: starts whose fine-tuning is
+    followed epoch by epoch.
+    """
 
     labels: Count
     fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1), AfterValidator(distinct)]
     validation_images: Count
     downstream_seeds: Seeds
+    full_draws: Count | None
+    steps: Literal["chosen", "last"]
+    tuned: Annotated[tuple[str, ...], AfterValidator(distinct)]
+    learning_rates: Annotated[tuple[LearningRate, ...], AfterValidator(distinct)]
+    head_zero: bool
+    followed: Annotated[tuple[str, ...], AfterValidator(distinct)]
     fine_tuning: FineTuning
 
 
@@ -89,8 +103,10 @@ class Params(Section):
             *self.predict.starts,
             *PREDICTORS,
             *CONTROLS,
+            *(f"{name}_tuned" for name in self.evaluate.tuned),
             "scratch",
             "more_data",
+            "head_zero",
         }  # one that is not run is left out
         pairs = [frozenset(pair) for pair in self.report.contrasts]
         for pair in pairs:

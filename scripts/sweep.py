@@ -123,10 +123,10 @@ def queue(root: Path, cells: Sequence[Cell], commit: str) -> None:
 
 
 def rows(cell: Cell, name: str, p: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[dict[str, object]]:
-    """A row a start, pooled over the numbers of labels; gain and accuracy are shares. Draws are paired, so an accuracy that
+    """A row a start, with all labels; gain and accuracy are shares. Draws are paired, so an accuracy that
     the metrics do not have is naïve transfer's and the gain."""
     downsize, forget, predict = (p[section] for section in ("downsize", "forget", "predict"))
-    setting = {"ablation": cell.ablation, "value": cell.value, "experiment": name, "labels": "pooled"}
+    setting = {"ablation": cell.ablation, "value": cell.value, "experiment": name, "labels": "all"}
     setting |= {name: p[name] for name in ("history_length", "rate")} | {"units": len(downsize["source_seeds"])}
     setting |= {name: downsize[name] for name in ("source_images", "dataset")}
     setting |= {name: forget[name] for name in ("architecture", "mode")} | {"batchnorm": predict["batchnorm"]}

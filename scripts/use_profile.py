@@ -43,13 +43,20 @@ def merged_text(base: str, profile: Path) -> str:
     if not profile.exists():
         names = ", ".join(sorted(path.stem for path in profile.parent.glob("*.yaml")))
         raise ParamError(f"profile: got {profile.stem!r}; allowed: {names}")
-    changes = YAML(typ="safe").load(profile.read_text())
+    changes = _changes(profile)
     if not changes:
         return base
     stream = io.StringIO(f"# profiles/{profile.name} in its place; what it changes still has the default's comments.\n")
     stream.seek(0, io.SEEK_END)
     YAML_KEEPING_COMMENTS.dump(merge(YAML_KEEPING_COMMENTS.load(base), changes), stream)
     return stream.getvalue()
+
+
+def _changes(profile: Path) -> dict[str, object]:
+    """What a profile changes, and the one that it names as its ``base`` before it."""
+    own = YAML(typ="safe").load(profile.read_text()) or {}
+    base = own.pop("base", None)
+    return own if base is None else merge(_changes(profile.with_name(f"{base}.yaml")), own)
 
 
 def use(name: str, root: Path = paths.ROOT) -> None:

@@ -148,7 +148,7 @@ def ablations() -> pd.DataFrame:
             "ablation": ablation, "value": str(value), "experiment": f"{ablation}-{value}", "history_length": 5, "rate": 0.5,
             "source_images": 2000, "dataset": "mnist", "architecture": "cnn", "mode": "sequential", "batchnorm": "copy",
         } | settings  # fmt: skip
-        for labels in ("20", "50", "pooled"):
+        for labels in ("20", "50", "all"):
             starts = (("naive", 0, np.nan), ("more_data", 1, 0.02), ("known", 1, gain), ("known", 2, 2 * gain))
             for method, steps, more in starts:
                 values = {"gain": more, "half_width": 0.002, "accuracy": level + np.nan_to_num(more)}

@@ -15,7 +15,7 @@ def row(ablation: str, value: object, method: str, steps: int, **values: object)
     return {
         "ablation": ablation, "value": value, "experiment": f"{ablation}-{value}", "history_length": 5, "rate": 0.5,
         "source_images": 2000, "dataset": "mnist", "architecture": "cnn", "mode": "sequential", "batchnorm": "copy",
-        "method": method, "steps": steps, "labels": "pooled", "gain": np.nan if method == "naive" else 0.0, "half_width": np.nan, "accuracy": 0.8,
+        "method": method, "steps": steps, "labels": "all", "gain": np.nan if method == "naive" else 0.0, "half_width": np.nan, "accuracy": 0.8,
         "accuracy_half_width": 0.01, "units": 5,
     } | values  # fmt: skip
 

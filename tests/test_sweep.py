@@ -125,7 +125,7 @@ def test_a_sweep_runs_in_the_queue_and_goes_on_where_it_was(root, tmp_path):
     rows = table.set_index(["value", "method", "steps"])
     known = rows.loc[("5", "known", 1)]
     assert (known.gain, known.half_width, known.units, known.history_length) == (0.05, 0.02, 3, 5)
-    assert known.accuracy == 0.8 and known.labels == "pooled" and np.isnan(rows.gain[("5", "naive", 0)])
+    assert known.accuracy == 0.8 and known.labels == "all" and np.isnan(rows.gain[("5", "naive", 0)])
     assert rows.accuracy[("5", "known", 2)] == pytest.approx(0.75), "naïve transfer's 0.7 and the gain"
     assert not np.isfinite(rows.half_width[("2", "known", 1)])
 

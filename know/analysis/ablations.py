@@ -34,7 +34,7 @@ ROWS = {
     "replication": {"value": "source seeds"},
 }
 """Each table's ablation, and what tells its rows apart: a column of the file and its heading."""
-ENTRIES = "Downstream accuracy (%) and, in brackets, the gain over naïve transfer in points with its interval, pooled over labels."
+ENTRIES = "Downstream accuracy (%) and, in brackets, the gain over naïve transfer in points with its interval, with all labels."
 CAPTIONS = {
     "source_images": f"How much source data there is. {ENTRIES}",
     "architecture": f"Network and data set. {ENTRIES}",
@@ -51,7 +51,7 @@ class AblationError(ValueError):
 
 
 def read(file: Path | None = None) -> pd.DataFrame:
-    """The sweep's table, one row a cell, start and number of labels (or "pooled"); without the file, an empty one.
+    """The sweep's table, one row a cell, start and number of labels (or "all"); without the file, an empty one.
 
     Returns:
         The columns ``COLUMNS``; ``labels`` is text.
@@ -102,8 +102,8 @@ def _range(values: pd.Series[int]) -> str:
 
 
 def gains(table: pd.DataFrame, ablation: str, start: Start, confidence: float) -> dict[str, Estimate]:
-    """A start's pooled gain over naïve transfer at each value of an ablation."""
-    own = table[(table.ablation == ablation) & (table.labels == "pooled") & table.gain.notna()]
+    """A start's gain over naïve transfer at each value of an ablation."""
+    own = table[(table.ablation == ablation) & (table.labels == "all") & table.gain.notna()]
     rows = own[(own.method == start.name) & (own.steps == start.step)]
     return {row.value: Estimate(row.gain, row.half_width, int(row.units), confidence) for row in rows.itertuples()}
 
@@ -116,7 +116,7 @@ def comparisons(
     Args:
         margin: as a share of naïve transfer's error, which is another at each value.
     """
-    own = table[(table.ablation == ablation) & (table.labels == "pooled") & (table.method == NAIVE.name)]
+    own = table[(table.ablation == ablation) & (table.labels == "all") & (table.method == NAIVE.name)]
     margins = {row.value: margin * (1 - row.accuracy) for row in own.itertuples()}
     known = {value: gain for value, gain in gains(table, ablation, start, confidence).items() if value in margins}
     found = compare(known, margins, ablation)
@@ -128,7 +128,7 @@ def comparisons(
     }
 
 
-def ablation_table(table: pd.DataFrame, ablation: str, labels: str = "pooled") -> pd.DataFrame:
+def ablation_table(table: pd.DataFrame, ablation: str, labels: str = "all") -> pd.DataFrame:
     """One ablation as a reader wants it: a row a value and start, a column a number of retrodiction steps.
 
     Entries are "84.1 (+0.3 ± 0.5)". A column is headed by the virtual data that the steps stand for where that is the same

@@ -29,6 +29,7 @@ from know.analysis.statistics import (
 from know.analysis.units import by_source, difference, runs
 
 Verdict = Literal["better", "worse", "excludes the paper's effect", "not clear", "no headroom"]
+NAIVE_TUNED = "naive_tuned"
 OTHER_WAY: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"}
 K = TypeVar("K", bound=Hashable)
 
@@ -85,7 +86,8 @@ class Comparisons:
 
     *gate*: the net that was really trained on most data with naïve transfer; *pair*: naïve transfer with scratch; *contrasts*: those named in params.yaml;
     *controls*: the candidate with every other start at its chosen candidate; *starts*: every start and step with naïve
-    transfer; *data*: what other amounts of real data gain, the candidate's first step with the real Θ_{-1}, and its last step with its first.
+    transfer; *tuned*: starts with naïve transfer, each at its own best learning rate; *crossed*: starts made under another rule
+    for BatchNorm with naïve transfer under that rule; *data*: what other amounts of real data gain, the candidate's first step with the real Θ_{-1}, and its last step with its first.
     """
 
     def __init__(
@@ -103,19 +105,22 @@ class Comparisons:
         """
         self.runs, self.confidence = runs(table), confidence
         self.starts: list[Start] = list(self.runs.index)
+        self.candidate = candidate
         picked = table[table.chosen.astype(bool)] if "chosen" in table else table
         names = set(zip(picked.method, picked.steps, strict=True))
-        self.chosen = {start.name: start for start in self.starts if (start.name, start.step) in names}
+        judged = [start for start in self.starts if (start.name, start.step) in names]
+        self.chosen = {start.name: start for start in judged if not start.rule}
+        self.crossed = {(start.name, start.rule): start for start in judged if start.rule}
         self.margin = margin * (1 - self.accuracy(NAIVE).mean)
         self.contrasts = tuple(contrasts)
         self._found: dict[tuple[Start, Start], Comparison] = {}
-        self.real = max((start for start in self.starts if start.role == "oracle"), default=MORE_DATA)
+        self.real = max((s for s in self.starts if s.role == "oracle" and not s.rule), default=MORE_DATA)
         """The net really trained on most data: what the furthest prediction stands for."""
         self.gate = self._family("gate", [(self.real, NAIVE)]).get((self.real, NAIVE))
         """The headroom; None where no net was really trained on more data: then it is not known, and comparisons are judged."""
         self.headroom = self.gate is None or self.gate.verdict == "better"
 
-        tried = [start for start in self.starts if start.role in ("method", "control")]
+        tried = [start for start in self.starts if start.role in ("method", "control") and not start.rule]
         own, steps = self.chosen.get(candidate), [start for start in tried if start.name == candidate]
         chosen = self.chosen
         self._family("pair", [(NAIVE, SCRATCH)])
@@ -123,7 +128,14 @@ class Comparisons:
         if own:
             self._family("controls", [(own, o) for o in sorted(chosen.values()) if o in tried and o.name != candidate])
         self._family("starts", [(start, NAIVE) for start in tried])
-        real = [(start, NAIVE) for start in self.starts if start.role == "oracle"]
+        tuned = [start for start in chosen.values() if start.role == "tuned" and start.name != NAIVE_TUNED]
+        self._family("tuned", [(start, chosen[NAIVE_TUNED]) for start in tuned if NAIVE_TUNED in chosen])
+        bases = {rule: start for (name, rule), start in self.crossed.items() if name == NAIVE.name}
+        pairs = [
+            (one, bases[one.rule]) for one in self.crossed.values() if one.name != NAIVE.name and one.rule in bases
+        ]
+        self._family("crossed", [*pairs, *((base, NAIVE) for base in bases.values())])
+        real = [(start, NAIVE) for start in self.starts if start.role == "oracle" and not start.rule]
         grown = [(steps[0], MORE_DATA), *([(steps[-1], steps[0])] if len(steps) > 1 else [])] if own else []
         self._family("data", [*real, *grown])
 
@@ -155,13 +167,15 @@ class Comparisons:
         return {pair: found for pair, found in self._found.items() if not names or found.family in names}
 
     def accuracy(self, start: Start) -> Estimate:
-        """Pooled, with its interval."""
+        """With all labels, and its interval."""
         return mean_interval(by_source(self.runs.loc[start]), self.confidence)
 
     def best(self) -> tuple[Start, Comparison, int] | None:
         """The start of the largest gain over naïve transfer, chosen after the fact of how many."""
         tried = {
-            one: found for one in self.starts if one.role in ("method", "control") and (found := self.of(one, NAIVE))
+            one: found
+            for one in self.starts
+            if one.role in ("method", "control") and not one.rule and (found := self.of(one, NAIVE))
         }
         if not tried:
             return None

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Self
 
 import pandas as pd
 
-Role = Literal["reference", "oracle", "method", "control"]
+Role = Literal["reference", "oracle", "method", "control", "tuned"]
 
 
 class Name(NamedTuple):
@@ -22,23 +22,33 @@ NAMES: dict[str, Name] = {
     "scratch": Name("from scratch", once=True),
     "naive": Name("naïve transfer (Θ₀)", once=True),
     "more_data": Name("really more data"),
+    "released": Name("released KNOWN"),
     "known": Name("KNOWN"),
     "scale_free": Name("scale-free KNOWN"),
     "wnn": Name("WNN"),
+    "linear_map": Name("meta-trained linear map"),
     "linear": Name("linear"),
     "log": Name("logarithmic"),
     "exponential": Name("exponential"),
-    "average": Name("average"),
     "task_vector": Name("task vector"),
     "expo": Name("ExPO"),
     "tsv": Name("task singular vectors"),
     "shrunk": Name("Θ₀ shrunk to KNOWN's norms"),
+    "direction_only": Name("KNOWN's direction, Θ₀'s norms"),
     "shrink": Name("Θ₀ × λ", once=True),
     "shrink_perturb": Name("shrink and perturb", once=True),
     "repeated": Name("KNOWN on Θ₀ repeated"),
     "random_direction": Name("Θ₀ + noise of KNOWN's norm"),
     "flipped": Name("KNOWN's step flipped"),
+    "sham": Name("KNOWN on a path without forgetting"),
     "trained_on": Name("Θ₀ trained on, same compute", once=True),
+    "average": Name("Θ₀ averaged, same compute", once=True),
+    "head_zero": Name("Θ₀, head at zero", once=True),
+    "naive_tuned": Name("naïve transfer, rate tuned", once=True),
+    "more_data_tuned": Name("really more data, rate tuned"),
+    "released_tuned": Name("released KNOWN, rate tuned"),
+    "known_tuned": Name("KNOWN, rate tuned"),
+    "shrunk_tuned": Name("Θ₀ shrunk, rate tuned"),
 }
 """In order. A start of another name is called by it, and comes after these."""
 
@@ -47,17 +57,20 @@ NAMES: dict[str, Name] = {
 class Start:
     """Weights to fine-tune from: what made them, after how many retrodictions (0: none), and what they are there for.
 
-    Two of one name and step are the same start. Starts sort as in legends and tables: by ``NAMES``, then by name and step.
+    ``rule``: the one for BatchNorm, of a start that is made under another rule beside its own. Two of one name, step and rule
+    are the same start. Starts sort as in legends and tables: by ``NAMES``, then by name, rule and step.
     """
 
     name: str
     step: int = 0
     role: Role = field(default="method", compare=False)
+    rule: str = ""
 
     @classmethod
     def of(cls, row: Mapping[str, object]) -> Self:
-        """The start of a table's row: method, steps, and, if the table has it, role."""
-        return cls(str(row["method"]), int(str(row["steps"])), row.get("role", "method"))  # type: ignore[arg-type]
+        """The start of a table's row: method, steps, and, if the table has them, role, batchnorm and crossed."""
+        rule = str(row["batchnorm"]) if row.get("crossed") in (True, "True") else ""
+        return cls(str(row["method"]), int(str(row["steps"])), row.get("role", "method"), rule)  # type: ignore[arg-type]
 
     @property
     def label(self) -> str:
@@ -75,14 +88,15 @@ class Start:
 
     def written(self, rate: float) -> str:
         """ "KNOWN ×2"."""
-        return f"{self.label} {self.data(rate)}".strip()
+        rule = f"(BatchNorm {self.rule})" if self.rule else ""
+        return " ".join(part for part in (self.label, self.data(rate), rule) if part)
 
     def __lt__(self, other: Start) -> bool:
         return self._place() < other._place()
 
-    def _place(self) -> tuple[int, str, int]:
+    def _place(self) -> tuple[int, str, str, int]:
         order = list(NAMES)
-        return order.index(self.name) if self.name in order else len(order), self.name, self.step
+        return order.index(self.name) if self.name in order else len(order), self.name, self.rule, self.step
 
 
 SCRATCH, NAIVE = Start("scratch", 0, "reference"), Start("naive", 0, "reference")
@@ -91,7 +105,7 @@ MORE_DATA = Start("more_data", 1, "oracle")
 
 def starts(table: pd.DataFrame) -> list[Start]:
     """The distinct starts of a table with method and steps, in order."""
-    columns = [name for name in ("method", "steps", "role") if name in table]
+    columns = [name for name in ("method", "steps", "role", "batchnorm", "crossed") if name in table]
     return sorted({Start.of(row) for row in table[columns].drop_duplicates().to_dict("records")})
 
 

@@ -1,7 +1,7 @@
 """From tables of runs to the independent units: source seeds.
 
-Downstream seeds are nested in source seeds and averaged first. The primary outcome is *pooled*: one number a source seed,
-the mean over its downstream seeds and over the numbers of labels.
+Downstream seeds are nested in source seeds and averaged first: one number a source seed. The primary outcome is that with all
+labels; a smaller share of them is a question of its own.
 """
 
 from __future__ import annotations
@@ -18,21 +18,27 @@ OF_STARTS = ("method", "steps")
 
 
 def runs(table: pd.DataFrame, by: Sequence[str] = OF_STARTS, value: str = "accuracy") -> pd.DataFrame:
-    """``value`` averaged over the numbers of labels; NaN where one of them is missing.
+    """``value`` with all labels: of the largest share of them in the table.
 
     Returns:
         Rows of ``by`` (of a table of starts: a row a ``Start``, in order); columns of source_seed, downstream_seed.
     """
-    wide = table.pivot_table(index=list(by), columns=["fraction", *SEEDS], values=value)
-    fractions = table.fraction.nunique()
-    sums = wide.T.groupby(level=SEEDS).sum(min_count=fractions) / fractions
-    found = sums.T.dropna(how="all")
+    full = with_all_labels(table)
     if tuple(by) != OF_STARTS:
-        return found
-    given = table.drop_duplicates(list(OF_STARTS)).to_dict("records")
-    starts = {(row["method"], row["steps"]): Start.of(row) for row in given}
-    found.index = pd.Index([starts[key] for key in found.index], dtype=object)
-    return found.loc[sorted(found.index)]
+        return full.pivot_table(index=list(by), columns=SEEDS, values=value)
+    names = [name for name in (*OF_STARTS, "role", "batchnorm", "crossed") if name in full]
+    given = list(full[names].fillna("").itertuples(index=False, name=None))
+    of_row = {row: Start.of(dict(zip(names, row, strict=True))) for row in dict.fromkeys(given)}
+    order = sorted(set(of_row.values()))
+    places = [order.index(of_row[row]) for row in given]
+    found = full.assign(start=places).pivot_table(index="start", columns=SEEDS, values=value)
+    found.index = pd.Index([order[place] for place in found.index], dtype=object)
+    return found
+
+
+def with_all_labels(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the largest share of the labels."""
+    return table[table.fraction == table.fraction.max()]
 
 
 def by_source(of_runs: pd.Series[float]) -> pd.Series[float]:

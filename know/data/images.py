@@ -90,6 +90,18 @@ class ImageSet:
         kept = labels >= 0
         return ImageSet(self.images[kept], labels[kept], tuple(self.classes[c] for c in chosen))
 
+    def reduced(self, side: int) -> ImageSet:
+        """The images reduced to ``side`` × ``side`` pixels, each the mean of a block.
+
+        Raises:
+            ValueError: it does not divide the images' side.
+        """
+        height, width = self.images.shape[2:]
+        if height % side or width % side:
+            raise ValueError(f"image_size: got {side}; allowed: one that divides the images' {height} × {width} pixels")
+        blocks = self.images.unflatten(3, (side, width // side)).unflatten(2, (side, height // side))
+        return ImageSet(blocks.float().mean((3, 5)).round().to(torch.uint8), self.labels, self.classes)
+
     def to(self, device: torch.device) -> ImageSet:
         """The same on another device."""
         return ImageSet(self.images.to(device), self.labels.to(device), self.classes)

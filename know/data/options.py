@@ -16,11 +16,13 @@ def subset_sizes(total: int, rate: float, length: int) -> list[int]:
 class Downsize(Section):
     """The source task, the downstream task, and the draws of D_0.
 
+    ``image_size``: the side in pixels to which images are reduced, by averaging blocks; None leaves them as they are.
     ``meta_share``: of the training images of each data set, set aside for meta-training: the experiment sees none of them,
     and meta-training no others.
     """
 
     dataset: Dataset
+    image_size: Count | None
     source_classes: Classes
     downstream_dataset: Dataset
     downstream_classes: Classes

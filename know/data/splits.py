@@ -24,13 +24,14 @@ from know.seeds import derive
 class Task:
     """Some classes of a data set, and the share of its training images that is set aside for meta-training.
 
-    ``digest``: of the data set's images, by which a run's record knows them.
+    ``digest``: of the data set's images, by which a run's record knows them. ``image_size``: to which they are reduced.
     """
 
     dataset: str
     classes: tuple[int, ...]
     meta_share: float = 0.0
     digest: str = ""
+    image_size: int | None = None
 
     @property
     def name(self) -> str:
@@ -54,7 +55,7 @@ def meta_pool(name: str, meta_share: float) -> ImageSet:
 
 @lru_cache(maxsize=8)
 def _pool(task: Task, use: Literal["experiment", "meta"], device: torch.device) -> ImageSet:
-    images = load(task.dataset, "train")
+    images = _sized(load(task.dataset, "train"), task)
     if task.meta_share:
         order = stratified_order(images.labels, derive("pools", task.dataset))
         cut = round(task.meta_share * len(order))
@@ -64,18 +65,25 @@ def _pool(task: Task, use: Literal["experiment", "meta"], device: torch.device) 
 
 @lru_cache(maxsize=4)
 def _test(task: Task, device: torch.device) -> ImageSet:
-    return load(task.dataset, "test").of_classes(task.classes).to(device)
+    return _sized(load(task.dataset, "test"), task).of_classes(task.classes).to(device)
+
+
+def _sized(images: ImageSet, task: Task) -> ImageSet:
+    return images.reduced(task.image_size) if task.image_size else images
 
 
 def source_task(params: Downsize) -> Task:
     """The task that Θ_0 is trained on."""
-    return Task(params.dataset, params.source_classes, params.meta_share, images_digest(params.dataset))
+    return _task(params, params.dataset, params.source_classes)
 
 
 def downstream_task(params: Downsize) -> Task:
     """The task that every start is fine-tuned on."""
-    name = params.downstream_dataset
-    return Task(name, params.downstream_classes, params.meta_share, images_digest(name))
+    return _task(params, params.downstream_dataset, params.downstream_classes)
+
+
+def _task(params: Downsize, name: str, classes: tuple[int, ...]) -> Task:
+    return Task(name, classes, params.meta_share, images_digest(name), params.image_size)
 
 
 @dataclass(frozen=True)

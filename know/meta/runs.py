@@ -102,7 +102,7 @@ def run_paths(spec: RunSpec, images: ImageSet) -> Paths:
     data = images.select(order[: spec.images])
     net = build(spec.architecture, data.images.shape[1], len(data.classes), derive("weights", spec.seed))
     net, initial = net.to(data.images.device), state_of(net)
-    recipe = Recipe(spec.epochs, spec.batch_size, spec.lr, augment=spec.augment)
+    recipe = Recipe(spec.epochs, spec.batch_size, spec.lr, augment="affine" if spec.augment else "none")
     fit(net, data, replace(recipe, epochs=spec.source_epochs), derive("source", spec.seed))
     smaller = nested_subsets(torch.arange(len(data)), spec.rate, spec.subsets)[1:]
     subsets = [data.select(index) for index in smaller]

@@ -3,8 +3,10 @@
 ====================  ==========================================  ================================================
 control               start, for each predicted step              a method that only ties with it gains by …
 ====================  ==========================================  ================================================
-``shrunk``            Θ_0, each kind scaled to the prediction's   smaller (or larger) weights, whatever their
-                      norm                                        direction
+``shrunk``            Θ_0, each kind or each tensor scaled to     smaller (or larger) weights, whatever their
+                      the prediction's norm                       direction
+``direction_only``    the prediction, each filter scaled to       the direction of the step: a method that has only its
+                      Θ_0's norm                                  norms loses all of its gain here
 ``shrink``            λ·Θ_0                                       weights that are smaller, all alike
 ``shrink_perturb``    λ·Θ_0 + σ·(fresh initial weights), σ > 0    curing the warm start: weights that are smaller
                                                                   and noisier
@@ -13,6 +15,9 @@ control               start, for each predicted step              a method that 
                       step's norm
 ``flipped``           Θ_0 - (Θ̂ - Θ_0)                             the line of the step, not its sense: towards
                                                                   forgetting would do as well
+``sham``              the predictor on a path of as many steps    training time: nothing was forgotten on that path
+                      of training, always on all of D_0
+``average``           the mean of that path's weights (SWA)       compute, spent on an average
 ``trained_on``        Θ_0 trained on D_0 for as many images as    compute: training on would have done as well
                       the forgetting runs have seen
 ====================  ==========================================  ================================================
@@ -45,8 +50,9 @@ class Case:
 
     ``trajectory``: Θ_{S-1}, …, Θ_0. ``predictor``, and what it ``predicted`` from them: Θ̂_{-1}, Θ̂_{-2}, …
     ``fresh``: a freshly initialised net's state. ``seed``: of the random directions, the same on every device.
-    ``trained_on``: Θ_0 after the forgetting runs' compute on D_0, if that was done. ``methods``: what other methods
-    predicted, by the name of their start.
+    ``trained_on``: Θ_0 after the forgetting runs' compute on D_0, if that was done. ``sham``: the path of as many steps of
+    training, but on all of D_0, if there is one; as ``trajectory``. ``methods``: what other methods predicted, by the name
+    of their start.
     """
 
     trajectory: Sequence[State]
@@ -55,6 +61,7 @@ class Case:
     fresh: State | None = None
     seed: int = 0
     trained_on: State | None = None
+    sham: Sequence[State] = ()
     methods: Mapping[str, Sequence[State]] = field(default_factory=dict)
 
     @cached_property
@@ -116,12 +123,24 @@ class Control(Options):
 
 
 class Shrunk(Control):
-    """Θ_0 with the weights of each kind scaled to the norm that they have in the prediction."""
+    """Θ_0 with the weights of each kind, or of each tensor (``per``), scaled to the norm that they have in the prediction."""
 
     control: Literal["shrunk"] = "shrunk"
+    per: Literal["kind", "tensor"] = "kind"
 
     def starts(self, case: Case) -> list[Weights]:
+        if self.per == "tensor":
+            return [case.theta_0.scaled_each_to(predicted) for predicted in case.steps]
         return [case.theta_0.scaled_to(predicted) for predicted in case.steps]
+
+
+class DirectionOnly(Control):
+    """The prediction with each filter scaled to the norm that it has in Θ_0: what is left of it without its norms."""
+
+    control: Literal["direction_only"] = "direction_only"
+
+    def starts(self, case: Case) -> list[Weights]:
+        return [predicted.scaled_each_to(case.theta_0, by_filter=True) for predicted in case.steps]
 
 
 class Shrinkage(Control):
@@ -174,6 +193,43 @@ class Repeated(Control):
 
         still = [case.trajectory[-1]] * len(case.trajectory)
         return [case.weights(state) for state in retrodict(still, case.predictor, len(case.predicted))]
+
+
+def _sham(case: Case, name: str) -> Sequence[State]:
+    if not case.sham:
+        raise ValueError(f"{name}: there is no path trained on all of D_0; it needs the data")
+    return case.sham
+
+
+class Sham(Control):
+    """The same predictor on a path of as many steps of training, always on all of D_0: training time, and no forgetting.
+
+    Raises:
+        ValueError: the case has no such path.
+    """
+
+    control: Literal["sham"] = "sham"
+
+    def starts(self, case: Case) -> list[Weights]:
+        from know.prediction.retrodict import retrodict
+
+        states = retrodict(_sham(case, "sham"), case.predictor, len(case.predicted))
+        return [case.weights(state) for state in states]
+
+
+class AverageOnAll(Control):
+    """The mean of Θ_0 and the weights after each further piece of training on all of D_0: stochastic weight averaging at a
+    constant rate (Izmailov et al., UAI 2018), with the forgetting runs' compute.
+
+    Raises:
+        ValueError: the case has no such path.
+    """
+
+    control: Literal["average"] = "average"
+
+    def starts(self, case: Case) -> list[Weights]:
+        *others, last = [case.weights(state) for state in _sham(case, "average")]
+        return [sum(others, last) / (len(others) + 1)]
 
 
 class RandomDirection(Control):

@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from know.options import Section
+from know.options import Section, distinct
 from know.prediction.controls import AnyControl, Shrinkage
 from know.prediction.predictors import AnyPredictor
 
@@ -21,7 +21,7 @@ def _combinations(given: object) -> object:
     return tuple(dict(given) | dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
 
 
-RESERVED = {"naive", "scratch", "more_data", "theta", "trained"}
+RESERVED = {"naive", "scratch", "more_data", "theta", "trained", "head_zero"}
 """Starts that there are without asking."""
 
 
@@ -30,12 +30,18 @@ class Predict(Section):
 
     Each method and control is a tuple of candidates: just one, unless an option was given as a list. Of several one is
     chosen on downstream validation images.
+
+    ``candidate``: the method that is judged, and to whose prediction the controls are held; where it cannot be run, the first
+    that can. ``batchnorm``: the rule for all starts; "reset predicted", the released code's way, resets what was predicted
+    and re-estimates what was trained. ``crossed``: starts that are made under the other of "reset" and "re-estimate" too.
     """
 
     methods: tuple[Annotated[tuple[AnyPredictor, ...], Field(min_length=1), BeforeValidator(_combinations)], ...]
     controls: tuple[Annotated[tuple[AnyControl, ...], Field(min_length=1), BeforeValidator(_combinations)], ...]
+    candidate: str
     steps: Annotated[int, Field(ge=1, le=10)]
-    batchnorm: Literal["copy", "predict", "reset", "re-estimate"]
+    batchnorm: Literal["copy", "predict", "reset", "re-estimate", "reset predicted"]
+    crossed: Annotated[tuple[str, ...], AfterValidator(distinct)]
 
     @property
     def methods_by_name(self) -> dict[str, tuple[AnyPredictor, ...]]:
@@ -48,6 +54,17 @@ class Predict(Section):
         return {candidates[0].start: candidates for candidates in self.controls}
 
     @property
+    def runnable(self) -> dict[str, tuple[AnyPredictor, ...]]:
+        """Of the methods, those that can be run on this machine."""
+        return {name: own for name, own in self.methods_by_name.items() if all(one.missing is None for one in own)}
+
+    @property
+    def judged(self) -> str:
+        """The candidate, or where it cannot be run the first method that can."""
+        runnable = self.runnable
+        return self.candidate if self.candidate in runnable else next(iter(runnable), self.candidate)
+
+    @property
     def starts(self) -> dict[str, tuple[AnyPredictor | AnyControl, ...]]:
         """The candidates of each start, by its name."""
         every: list[tuple[AnyPredictor | AnyControl, ...]] = [*self.methods, *self.controls]
@@ -57,10 +74,13 @@ class Predict(Section):
     def _named_once(self) -> Self:
         single = {candidates[0].start for candidates in self.methods if len(candidates) == 1}
         names = [candidates[0].start for candidates in (*self.methods, *self.controls)]
-        if "known" not in single:
+        if self.candidate not in single:
             raise ValueError(
-                f"methods: got {names}; allowed: known among them, without candidates: the controls are held to its steps"
+                f"candidate: got {self.candidate!r}; allowed: a method without candidates, for the controls are held to its"
+                f" steps: {', '.join(sorted(single)) or 'there is none'}"
             )
+        if wrong := [name for name in self.crossed if name not in {"naive", "more_data", *names}]:
+            raise ValueError(f"crossed: got {wrong[0]!r}; allowed: naive, more_data, or a method or control")
         if taken := [name for name in names if name in RESERVED or names.count(name) > 1]:
             raise ValueError(
                 f"methods: got {taken[0]!r}; allowed: each name once (name: gives another one), none of"

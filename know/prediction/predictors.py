@@ -13,6 +13,8 @@ anywhere: ``package.module:Class`` is a name too. Like ``know.prediction.choices
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
     from know.weights.kinds import Kind, Pointwise
 
 
+RELEASED = "released"
+"""The name of the hyper-model that the paper's authors released."""
+LINEAR_MAP = "linear_map.json"
+"""The file in a hyper-model's folder with the linear map fitted on the same paths."""
+
+
 class PathPredictor(Options):
     """A predictor with a name, ``method``; ``shortest`` is the least history length S that it can do with."""
 
@@ -42,6 +50,11 @@ class PathPredictor(Options):
     def __call__(self, window: Tensor, kind: Kind) -> Tensor:
         """The next value (*shape) of each path of a window (*shape, S)."""
         raise NotImplementedError
+
+    @property
+    def missing(self) -> str | None:
+        """Why it cannot be run on this machine, in a line; None if it can."""
+        return None
 
     def _check(self, window: Tensor) -> None:
         if window.shape[-1] < self.shortest:
@@ -208,8 +221,8 @@ class TSV(Extrapolation):
 
 
 class Known(PathPredictor):
-    """The paper's method: a meta-trained KNOWN for each kind, from ``hypermodel``, a shipped one's name or a folder; None
-    is the pipeline's own, or its ``variant`` "path" or "wnn", trained on paths in a frame of their own (``Scale``)."""
+    """The paper's method: a meta-trained KNOWN for each kind, from ``hypermodel``: a shipped one's name, a folder, or
+    "released", the authors' (``know.prediction.released``). None is the pipeline's own, or its ``variant`` "path" or "wnn", trained on paths in a frame of their own (``Scale``)."""
 
     method: Literal["known"] = "known"
     hypermodel: str | None = None
@@ -221,11 +234,23 @@ class Known(PathPredictor):
             raise ValueError("variant: of the pipeline's own hyper-model, so not with hypermodel")
         return self
 
+    @property
+    def missing(self) -> str | None:
+        if self.hypermodel != RELEASED:
+            return None
+        from know.prediction.released import missing
+
+        return missing()
+
     @cached_property
     def model(self) -> HyperModel:
         """The hyper-model, loaded on first use."""
         from know.prediction.known import load_hypermodel
 
+        if self.hypermodel == RELEASED:
+            from know.prediction.released import released
+
+            return released()
         return load_hypermodel(self.hypermodel or paths.HYPERMODEL / (self.variant or ""))
 
     @property
@@ -242,6 +267,26 @@ class Wnn(Known):
 
     method: Literal["wnn"] = "wnn"  # type: ignore[assignment]
     variant: Literal["path", "wnn"] | None = "wnn"
+
+
+class LinearMap(PathPredictor):
+    """A meta-trained linear map: Σ c_t·w_t, with S coefficients for each kind, fitted on the windows that KNOWN learns from
+    (``know.meta.linear_map``). Whatever KNOWN gains beyond it is owed to its non-linearity."""
+
+    method: Literal["linear_map"] = "linear_map"
+    coefficients: Mapping[str, tuple[float, ...]] | None = None
+    """Of each kind, oldest first; None are the pipeline's own."""
+
+    @cached_property
+    def fitted(self) -> Mapping[str, tuple[float, ...]]:
+        """The coefficients, read on first use."""
+        return self.coefficients or json.loads((paths.HYPERMODEL / LINEAR_MAP).read_text())
+
+    def __call__(self, window: Tensor, kind: Kind) -> Tensor:
+        own = self.fitted[kind]
+        if window.shape[-1] != len(own):
+            raise ValueError(f"linear_map was fitted on histories of {len(own)} weights, got {window.shape[-1]}")
+        return window @ window.new_tensor(own)
 
 
 if TYPE_CHECKING:

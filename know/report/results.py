@@ -17,6 +17,7 @@ from know.analysis import ablations, claims
 from know.analysis.comparisons import Comparison, Comparisons, compare
 from know.analysis.statistics import mean_interval
 from know.analysis.units import forgetting_drops
+from know.analysis.why import Why, why
 from know.params import Params
 from know.report.registry import FIGURES, TABLES
 
@@ -80,12 +81,30 @@ class Results:
     def comparisons(self) -> Comparisons:
         """Of ``transfer.csv``: the only place from which its verdicts are taken."""
         report = self.params.report
-        return Comparisons(self["transfer"], report.confidence, report.margin, report.contrasts)
+        return Comparisons(
+            self["transfer"], report.confidence, report.margin, report.contrasts, self.params.predict.judged
+        )
+
+    @cached_property
+    def few(self) -> dict[float, Comparisons]:
+        """The same with each smaller share of the labels, most first: a question of its own."""
+        report, transfer = self.params.report, self["transfer"]
+        judged = {f: transfer[transfer.fraction == f] for f in sorted(set(transfer.fraction), reverse=True)[1:]}
+        name = self.params.predict.judged
+        return {
+            f: Comparisons(own, report.confidence, report.margin, report.contrasts, name) for f, own in judged.items()
+        }
+
+    @cached_property
+    def why(self) -> Why:
+        """To what the candidate's gain is owed."""
+        return why(self.comparisons)
 
     @cached_property
     def oracle(self) -> Comparisons:
         """Of ``oracle.csv``: the path whose next point is known."""
-        return Comparisons(self["oracle"], self.params.report.confidence, self.params.report.margin)
+        report = self.params.report
+        return Comparisons(self["oracle"], report.confidence, report.margin, candidate=self.params.predict.judged)
 
     @cached_property
     def forgetting(self) -> Comparison:

@@ -24,7 +24,7 @@ HOLM = "Holm's correction and verdict"
 
 @table(
     "main",
-    "Main result. Difference to naïve transfer in points of downstream accuracy, pooled over numbers of labels, with its "
+    "Main result. Difference to naïve transfer in points of downstream accuracy, with all labels, with its "
     "interval over source seeds: by virtual data, and with its verdict for what validation images chose, or for the only one. "
     f"{HOLM}: known and the starts of report.contrasts as in the table of controls, the others within one family of all starts.",
     ["transfer"],
@@ -72,7 +72,7 @@ def control_pairs(found: Comparisons) -> dict[tuple[str, str], Comparison | None
 @table(
     "controls",
     "The comparisons named in report.contrasts, one family, then KNOWN against every other start, a family of its own; each "
-    "start at what validation images chose. Difference in points of pooled accuracy with its interval over source seeds; t "
+    "start at what validation images chose. Difference in points of accuracy with all labels with its interval over source seeds; t "
     "test, with Holm's correction within the family, by which the verdict goes; two one-sided tests of equivalence within ± the "
     "paper's effect, corrected alike; Hedges' g; n source seeds.",
     ["transfer"],
@@ -95,7 +95,7 @@ def controls(results: Results) -> pd.DataFrame:
 
 @table(
     "headroom",
-    "What there is to win downstream, in points of pooled accuracy with its interval over source seeds. Real data: nets trained "
+    "What there is to win downstream, in points of accuracy with all labels with its interval over source seeds. Real data: nets trained "
     "on so many images, against Θ₀. Forgetting: what each halving costs, Θₖ against Θ₀. Oracle: the path whose next point is "
     "known, against its own Θ₀, with the share of the real gain that is recovered (Fieller's interval; unbounded: the real Θ₋₁ "
     f"gains too little to divide by). {HOLM} within each part; the most real data, which is the gate, and scratch are each one comparison.",
@@ -214,7 +214,7 @@ def transfer_summary(results: Results) -> pd.DataFrame:
 
 @table(
     "comparisons",
-    "Every comparison that is made, with the family within which Holm's correction was made: differences in shares of pooled "
+    "Every comparison that is made, with the family within which Holm's correction was made: differences in shares of "
     "accuracy. Those of KNOWN and the starts of report.contrasts are one family, KNOWN and every other start another, all "
     "starts and naïve transfer a third, KNOWN's steps with real data and with each other a fourth.",
     ["transfer"],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
 
 import pandas as pd
 
@@ -15,9 +17,8 @@ from know.run.store import FileInput
 from know.stages.results import SavedStart, read_starts, write_csv
 from know.training.runs import TransferJob, Transferred, learning_curve, transfer
 
-FOLLOWED = ("scratch", "naive", "more_data", "known", "shrunk")
-"""The starts whose fine-tuning is followed for the learning curves: the first step, with one draw of labels a source seed."""
 SCRATCH = SavedStart("main", "scratch", 0, 0, "reference")
+NAIVE = "naive"
 
 
 @dataclass(frozen=True)
@@ -32,37 +33,83 @@ class Draw:
 
 def draws(params: Params) -> Iterator[Draw]:
     """Every share of the labels with every pair of seeds."""
-    for fraction in params.evaluate.fractions:
+    options = params.evaluate
+    for fraction in options.fractions:
+        seeds = options.downstream_seeds
+        if fraction == max(options.fractions):
+            seeds = seeds[: options.full_draws]
         for source_seed in params.downsize.source_seeds:
-            for downstream_seed in params.evaluate.downstream_seeds:
-                yield Draw(fraction, round(fraction * params.evaluate.labels), source_seed, downstream_seed)
+            for downstream_seed in seeds:
+                yield Draw(fraction, round(fraction * options.labels), source_seed, downstream_seed)
 
 
-def transfer_job(params: Params, start: SavedStart, draw: Draw) -> TransferJob:
+@dataclass(frozen=True)
+class Treated:
+    """A start as the results name it, and how it is fine-tuned: from which weights, at which learning rate, its new head times
+    ``head_scale``."""
+
+    start: SavedStart
+    weights: SavedStart
+    lr: float
+    head_scale: float = 1.0
+
+
+def treated(params: Params, starts: Sequence[SavedStart]) -> Iterator[Treated]:
+    """Every start at ``fine_tuning.lr``; those that are tuned at each learning rate; naïve transfer with its head at 0."""
+    options, last = params.evaluate, {one.method: one.steps for one in sorted(starts, key=lambda s: s.steps)}
+    for start in starts:
+        left_out = options.steps == "last" and start.role in ("method", "control") and start.steps < last[start.method]
+        if not left_out or start.method == params.predict.judged:
+            yield Treated(start, start, options.fine_tuning.lr)
+    rates = sorted({options.fine_tuning.lr, *options.learning_rates})
+    for start in starts:
+        plain = start.track == "main" and not start.crossed and start.candidate == 0
+        if plain and start.method in options.tuned and start.steps == last[start.method]:
+            for i, lr in enumerate(rates):
+                name, told = f"{start.method}_tuned", f"lr={lr:g}"
+                yield Treated(replace(start, method=name, candidate=i, options=told, role="tuned"), start, lr)
+        if plain and start.method == NAIVE and options.head_zero:
+            zero = replace(start, method="head_zero", role="control")
+            yield Treated(zero, start, options.fine_tuning.lr, head_scale=0.0)
+
+
+def transfer_job(params: Params, one: Treated, draw: Draw) -> TransferJob:
     """Fine-tuning one start on one draw."""
     return TransferJob(
-        None if start == SCRATCH else FileInput.of(start.path(draw.source_seed)),
+        None if one.weights == SCRATCH else _weights(one.weights.path(draw.source_seed)),
         downstream_task(params.downsize),
         params.forget.architecture,
         draw.labels,
         params.evaluate.validation_images,
-        params.evaluate.fine_tuning,
+        params.evaluate.fine_tuning.model_copy(update={"lr": one.lr}),
         draw.source_seed,
         draw.downstream_seed,
+        one.head_scale,
     )
+
+
+@cache
+def _weights(path: Path) -> FileInput:
+    return FileInput.of(path)
 
 
 def run(params: Params) -> None:
     """Fine-tune every start on every draw of the downstream labels; choose candidates by validation images, and judge the
     chosen ones by test images.
 
-    Writes ``transfer.csv``, ``selection.csv``, ``oracle.csv``, ``headroom.csv``, ``forgotten.csv`` and
+    Writes ``transfer.csv``, ``selection.csv``, ``learning_rates.csv``, ``oracle.csv``, ``headroom.csv``, ``forgotten.csv`` and
     ``learning_curves.csv``.
     """
-    starts = [SCRATCH, *read_starts()]
-    runs = [(start, draw, transfer_job(params, start, draw)) for draw in draws(params) for start in starts]
+    _weights.cache_clear()
+    starts, full = [SCRATCH, *read_starts()], max(params.evaluate.fractions)
+    runs = [
+        (one, draw, transfer_job(params, one, draw))
+        for draw in draws(params)
+        for one in treated(params, starts)
+        if one.start.role != "tuned" or draw.fraction == full
+    ]
     found = run_all(transfer, [job for *_, job in runs], params.compute, "fine-tuning")
-    table = pd.DataFrame([_row(start, draw, result) for (start, draw, _), result in zip(runs, found, strict=True)])
+    table = pd.DataFrame([_row(one, draw, result) for (one, draw, _), result in zip(runs, found, strict=True)])
     on_main = table[(table.track == "main") & ~table.role.isin(["headroom", "path"])]
     selection = select(on_main, params)
     kept = chosen(on_main, selection)
@@ -70,24 +117,16 @@ def run(params: Params) -> None:
         "source": source_task(params.downsize).name,
         "arch": params.forget.architecture,
         "downstream": downstream_task(params.downsize).name,
-        "batchnorm": params.predict.batchnorm,
     }
     transferred = kept.assign(**task, seed=1000 * kept.source_seed + kept.downstream_seed)
     outcome, seeds = ["accuracy", "loss", "ece"], ["fraction", "labels", "source_seed", "downstream_seed"]
     columns = ["source", "arch", "downstream", "method", "steps", "fraction", "seed", "accuracy"]
-    more = [
-        "role",
-        "source_seed",
-        "downstream_seed",
-        "labels",
-        "batchnorm",
-        "chosen",
-        "validation_accuracy",
-        "loss",
-        "ece",
-    ]
+    more = ["role", "source_seed", "downstream_seed", "labels", "batchnorm", "crossed", "lr"]
+    more += ["chosen", "validation_accuracy", "loss", "ece"]
     write_csv(transferred[columns + more], "transfer.csv")
     write_csv(selection, "selection.csv")
+    rates = table[table.role == "tuned"].assign(method=lambda own: own.method.str.removesuffix("_tuned"))
+    write_csv(rates[["method", "steps", "lr", *seeds, "validation_accuracy", "accuracy"]], "learning_rates.csv")
     on_oracle = chosen(table[table.track == "oracle"], selection)
     write_csv(on_oracle[["method", "steps", "role", *seeds, *outcome]], "oracle.csv")
     headroom = table[(table.track == "main") & (table.role == "headroom") | (table.method == "scratch")]
@@ -97,19 +136,25 @@ def run(params: Params) -> None:
     write_csv(_curves(params, starts), "learning_curves.csv")
 
 
-def _row(start: SavedStart, draw: Draw, found: Transferred) -> dict[str, object]:
-    return asdict(start) | asdict(draw) | asdict(found.test) | {"validation_accuracy": found.validation.accuracy}
+def _row(one: Treated, draw: Draw, found: Transferred) -> dict[str, object]:
+    row = asdict(one.start) | asdict(draw) | asdict(found.test)
+    return row | {"lr": one.lr, "validation_accuracy": found.validation.accuracy}
 
 
 def select(table: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """Each candidate's and step's accuracy on downstream validation images; the best mean of each method is chosen.
+    """Each candidate's and step's accuracy on downstream validation images, with all labels; the best mean of each method is
+    chosen.
 
     Returns:
         method, candidate, steps, options, accuracy, half_width and units (over source seeds), candidates (how many), images
         (validation labels), chosen; of the methods that have more than one.
     """
     rows: list[dict[str, object]] = []
-    for method, own in table[table.role.isin(["method", "control"])].groupby("method", sort=False):
+    offered = table[table.role.isin(["method", "control", "tuned"]) & ~table.crossed.astype(bool)]
+    if params.evaluate.steps == "last":
+        offered = offered[offered.steps == offered.groupby("method").steps.transform("max")]
+    offered = offered[offered.fraction == offered.fraction.max()]
+    for method, own in offered.groupby("method", sort=False):
         groups = list(own.groupby(["candidate", "steps", "options"], sort=False))
         if len(groups) < 2:
             continue
@@ -149,13 +194,18 @@ def chosen(table: pd.DataFrame, selection: pd.DataFrame) -> pd.DataFrame:
 
 
 def _curves(params: Params, starts: Sequence[SavedStart]) -> pd.DataFrame:
-    followed = [s for s in starts if s.track == "main" and s.method in FOLLOWED and s.steps < 2 and s.candidate == 0]
-    largest, first = max(params.evaluate.fractions), params.evaluate.downstream_seeds[0]
+    """The fine-tuning of the followed starts' first step, with one draw of labels a source seed."""
+    options = params.evaluate
+    followed = [
+        Treated(s, s, options.fine_tuning.lr)
+        for s in starts
+        if s.track == "main" and s.method in options.followed and s.steps < 2 and s.candidate == 0 and not s.crossed
+    ]
     runs = [
-        (start, draw, transfer_job(params, start, draw))
+        (one.start, draw, transfer_job(params, one, draw))
         for draw in draws(params)
-        for start in followed
-        if draw.fraction == largest and draw.downstream_seed == first
+        for one in followed
+        if draw.fraction == max(options.fractions) and draw.downstream_seed == options.downstream_seeds[0]
     ]
     curves = run_all(learning_curve, [job for *_, job in runs], params.compute, "learning curves")
     rows = [
@@ -164,4 +214,5 @@ def _curves(params: Params, starts: Sequence[SavedStart]) -> pd.DataFrame:
         for (start, draw, _), curve in zip(runs, curves, strict=True)
         for point in curve
     ]  # fmt: skip
-    return pd.DataFrame(rows)
+    columns = ["method", "steps", "fraction", "labels", "source_seed", "downstream_seed", "epoch", "accuracy", "loss"]
+    return pd.DataFrame(rows, columns=columns)

@@ -8,11 +8,13 @@ import pandas as pd
 
 from know.data.options import subset_sizes
 from know.data.splits import Split, more_images, source_task
+from know.options import ParamError
 from know.params import Params
 from know.run.executor import run_all
 from know.run.store import FileInput
 from know.stages.results import (
     oracle_path,
+    sham_path,
     split_path,
     trained_on_path,
     trained_path,
@@ -54,11 +56,15 @@ def run(params: Params) -> None:
     """Train Θ_0 until it has converged, then fine-tune it on D_1, D_2, ….
 
     Also, where there is data for it, the real Θ_{-1} on D_{-1}, and from it a path in which the next point is known: Θ_0
-    fine-tuned from Θ_{-1} on D_0, then Θ_1, …; nets on further sizes of data, which show how much more data helps; and Θ_0
-    trained on for the forgetting runs' compute.
+    fine-tuned from Θ_{-1} on D_0, then Θ_1, …; nets on further sizes of data, which show how much more data helps; Θ_0
+    trained on for the forgetting runs' compute; and a sham path, trained for as many steps as the forgetting one, but always
+    on all of D_0.
 
-    Writes ``forgetting.csv`` and ``oracle_forgetting.csv`` (source_seed, k, images, loss, accuracy) and
+    Writes ``forgetting.csv``, ``oracle_forgetting.csv`` and ``sham_forgetting.csv`` (source_seed, k, images, loss, accuracy) and
     ``source_learning.csv`` (source_seed, k, epoch, train_loss, validation_loss, kept, converged).
+
+    Raises:
+        ParamError: the path does not forget as much as ``forget.must_fall`` demands.
     """
     nets = {
         (seed, images): job
@@ -73,12 +79,13 @@ def run(params: Params) -> None:
     more = round(params.downsize.source_images / params.rate)
     options = params.forget
     recipe = Recipe(options.epochs, options.batch_size, options.lr, augment=options.augment)
-    starts = [(seed, images) for seed, images in nets if images in (sizes[0], more)]
+    wanted = (sizes[0], more) if options.oracle else sizes[:1]
+    starts = [(seed, images) for seed, images in nets if images in wanted]
     jobs = [
         ForgetJob(nets[start], FileInput.of(trained_path(*start)), sizes, recipe, options.mode, back=start[1] == more)
         for start in starts
     ]
-    own, oracle, learning = list[tuple[object, ...]](), list[tuple[object, ...]](), list[tuple[object, ...]]()
+    own, oracle, sham, learning = (list[tuple[object, ...]]() for _ in range(4))
     for (seed, images), job, path in zip(
         starts, jobs, run_all(forget_path, jobs, params.compute, "forgetting"), strict=True
     ):
@@ -87,6 +94,11 @@ def run(params: Params) -> None:
         own += [row for row in rows if not job.back or row[1] == -1]
         oracle += rows if job.back else []
         learning += _learning(seed, -1 if job.back else 0, found[seed, images])
+
+    shams = [replace(job, sham=True) for job in jobs if not job.back]
+    for job, path in zip(shams, run_all(forget_path, shams, params.compute, "as long, on all of D_0"), strict=True):
+        save_trajectory(path.trajectory, sham_path(job.source.seed))
+        sham += [row for row in _measured(job.source.seed, path) if row[2] in ("test", "validation")]
 
     epochs = max(1, round(extra_compute(params.rate, params.history_length) * options.epochs))
     longer = [TrainOnJob(job.source, job.trained, replace(recipe, epochs=epochs)) for job in jobs if not job.back]
@@ -97,7 +109,25 @@ def run(params: Params) -> None:
     history = ["source_seed", "k", "epoch", "train_loss", "validation_loss", "kept", "converged"]
     write_csv(pd.DataFrame(own, columns=columns), "forgetting.csv")
     write_csv(pd.DataFrame(oracle, columns=columns), "oracle_forgetting.csv")
+    write_csv(pd.DataFrame(sham, columns=columns), "sham_forgetting.csv")
     write_csv(pd.DataFrame(learning, columns=history), "source_learning.csv")
+    if options.must_fall is not None:
+        check_fall(pd.DataFrame(own, columns=columns), options.must_fall)
+
+
+def check_fall(forgetting: pd.DataFrame, least: float) -> None:
+    """The gate: is there a path of shrinking knowledge?
+
+    Raises:
+        ParamError: mean source test accuracy does not fall at every step from Θ_0 on, by ``least`` in all.
+    """
+    test = forgetting[(forgetting.images == "test") & (forgetting.k >= 0)]
+    means = test.groupby("k").accuracy.mean()
+    if not (means.diff().dropna() < 0).all() or means.iloc[0] - means.iloc[-1] < least:
+        raise ParamError(
+            f"forget.must_fall: got {least}, but source test accuracy goes {', '.join(f'{100 * a:.1f}' for a in means)} % from Θ_0"
+            " on; allowed: a recipe that forgets (more forget.epochs, a higher forget.lr, no forget.augment), or null"
+        )
 
 
 def _measured(seed: int, path: Path) -> list[tuple[object, ...]]:

@@ -12,11 +12,12 @@ from know import paths
 from know.data.images import images_digest
 from know.meta.hypermodels import errors, train_hypermodels
 from know.meta.layout import RunFile, save_paths
+from know.meta.linear_map import fit_linear_map, save_linear_map
 from know.meta.runs import MetaJob, RunSpec, draw_runs, meta_run, split_runs
 from know.params import Params
 from know.prediction.engine import Predictor
 from know.prediction.known import HyperModel, Scale, save_hypermodel
-from know.prediction.predictors import linear, no_change
+from know.prediction.predictors import LinearMap, linear, no_change
 from know.run.executor import run_all
 from know.stages.results import write_csv
 from know.weights.kinds import KINDS
@@ -50,8 +51,11 @@ def run(params: Params) -> None:
     save_hypermodel(models["none"], paths.HYPERMODEL)
     for variant in options.variants:
         save_hypermodel(models[variant], paths.HYPERMODEL / variant)
+    coefficients = {kind: fit_linear_map(files, kind, params.history_length, options.seed) for kind in KINDS}
+    save_linear_map(coefficients, paths.HYPERMODEL)
 
     predictors: dict[str, Predictor] = {"no change": no_change, "linear": linear}
+    predictors["linear map"] = LinearMap(coefficients={str(kind): own for kind, own in coefficients.items()})
     predictors |= {NAMES[scale]: model for scale, model in models.items()}
     rows = []
     for spec, file in zip(held_out, checks, strict=True):

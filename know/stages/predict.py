@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import cast
 
 import pandas as pd
 import torch
 from safetensors.torch import load_file
 
+from know.models.small import Net
 from know.params import Params
 from know.prediction.controls import Case
 from know.prediction.engine import pointwise_of
@@ -22,6 +24,7 @@ from know.stages.results import (
     SavedStart,
     Track,
     oracle_path,
+    sham_path,
     trained_on_path,
     trained_path,
     trajectory_path,
@@ -35,12 +38,12 @@ from know.training.landscape import LandscapeJob, landscape
 from know.training.loop import reestimate_batchnorm
 from know.training.runs import SourceJob
 from know.weights.algebra import Weights
-from know.weights.batchnorm import with_batchnorm
+from know.weights.batchnorm import CROSSED, BatchNormRule, with_batchnorm
 from know.weights.geometry import step_geometry, step_sizes
 from know.weights.kinds import State, TensorKind, kinds_of
 
-ON_PLANE = ("known", "linear", "shrunk", "shrink", "more_data")
-"""The starts that are shown on the landscape."""
+ON_PLANE = ("linear", "shrunk", "shrink", "more_data")
+"""The starts that are shown on the landscape beside the candidate."""
 SAMPLE = 1000  # scalars of each kind whose steps are kept, for the figure
 GEOMETRY = ["source_seed", "method", "role", "kind", "layer", "weights", "cosine", "norm_ratio"]
 
@@ -72,42 +75,65 @@ def predicted_starts(
     steps: int,
     fresh: State,
     seed: int,
-    trained_on: State | None,
+    trained_on: State | None = None,
+    sham: Sequence[State] = (),
 ) -> dict[SavedStart, State]:
-    """What every candidate of every method and control makes of a trajectory; without ``trained_on``, that one is left out."""
-    options, made = params.predict, dict[SavedStart, State]()
+    """What every candidate of every method and control makes of a trajectory; controls without the weights that they need,
+    ``trained_on`` or ``sham``, are left out."""
+    options, runnable, made = params.predict, params.predict.runnable, dict[SavedStart, State]()
     methods = {
         (name, i): retrodict(trajectory, one, steps)
-        for name, candidates in options.methods_by_name.items()
+        for name, candidates in runnable.items()
         for i, one in enumerate(candidates)
     }
-    known = options.methods_by_name["known"][0]
+    candidate = runnable[options.judged][0]
     predicted = {name: states for (name, i), states in methods.items() if i == 0}
-    case = Case(trajectory, known, predicted["known"], fresh, derive("direction", seed), trained_on, predicted)
-    for name, candidates in options.methods_by_name.items():
+    case = Case(
+        trajectory, candidate, predicted[options.judged], fresh, derive("direction", seed), trained_on, sham, predicted
+    )
+    lacking = {*(() if trained_on is not None else ("trained_on",)), *(() if sham else ("sham", "average"))}
+    for name, candidates in runnable.items():
         for i, one in enumerate(candidates):
             for step, state in enumerate(methods[name, i], start=1):
                 made[SavedStart(track, name, i, step, "method", one.stated(candidates))] = state
     for name, controls in options.controls_by_name.items():
         for i, control in enumerate(controls):
-            if control.control != "trained_on" or trained_on is not None:
+            if control.control not in lacking:
                 for step, state in enumerate(control.states(case), start=1):
                     made[SavedStart(track, name, i, step, "control", control.stated(controls))] = state
     return made
 
 
-class Rule:
-    """The rule for BatchNorm, the same for every start: methods, controls, the real Θ_{-1}, Θ_k and the headroom's nets."""
+@dataclass(frozen=True)
+class Maker:
+    """Makes the nets of a path's starts, all by one rule for BatchNorm: methods, controls, the real Θ_{-1}, Θ_k and the
+    headroom's nets."""
 
-    def __init__(self, params: Params, source: SourceJob, theta_0: State) -> None:
-        self.rule, self.source, self.theta_0 = params.predict.batchnorm, source, theta_0
-        self.images = source.images_of(params.downsize.source_images)
+    params: Params
+    source: SourceJob
+    theta_0: State
 
-    def net(self, state: State) -> torch.nn.Module:
-        """The network with a start's weights under the rule; "re-estimate" averages the statistics on D_0."""
-        net = self.source.net(with_batchnorm(state, self.theta_0, self.rule))
-        if self.rule == "re-estimate":
-            reestimate_batchnorm(net, self.images.batches(500))
+    def rule(self, start: SavedStart) -> BatchNormRule:
+        """The rule for a start."""
+        rule = self.params.predict.batchnorm
+        if rule != "reset predicted":
+            return rule
+        predicted = start.role in ("method", "control") and start.method != "trained_on"
+        return "reset" if predicted else "re-estimate"
+
+    def starts(self, made: Mapping[SavedStart, State]) -> Iterator[tuple[SavedStart, State]]:
+        """Every start with its rule; those that are crossed with the other rule too."""
+        for start, state in made.items():
+            rule = self.rule(start)
+            yield replace(start, batchnorm=rule), state
+            if start.method in self.params.predict.crossed and start.track == "main":
+                yield replace(start, batchnorm=CROSSED.get(rule, "reset"), crossed=True), state
+
+    def net(self, start: SavedStart, state: State) -> Net:
+        """The network with a start's weights; "re-estimate" averages the statistics on D_0."""
+        net = self.source.net(with_batchnorm(state, self.theta_0, cast(BatchNormRule, start.batchnorm)))
+        if start.batchnorm == "re-estimate":
+            reestimate_batchnorm(net, self.source.images_of(self.params.downsize.source_images).batches(500))
         return net
 
 
@@ -119,30 +145,30 @@ def _seed_starts(job: SeedJob) -> SeedStarts:
     real = {step: round(size / params.rate**step) for step in range(1, params.predict.steps + 1)}
     real = {step: images for step, images in real.items() if images in sources}
     trajectory = load_trajectory(trajectory_path(seed), params.history_length)
-    theta_0, rule = trajectory[-1], Rule(params, sources[size], trajectory[-1])
+    theta_0, maker = trajectory[-1], Maker(params, sources[size], trajectory[-1])
     fresh = state_of(other(sources[size]).net())
     starts: dict[SavedStart, State] = {SavedStart("main", "naive", 0, 0, "reference"): theta_0}
     for step, images in real.items():
         starts[SavedStart("main", "more_data", 0, step, "oracle")] = load_file(trained_path(seed, images))
-    on = load_file(trained_on_path(seed))
-    starts |= predicted_starts(params, "main", trajectory, params.predict.steps, fresh, seed, on)
-    shown = list(starts)
+    on, sham = load_file(trained_on_path(seed)), load_trajectory(sham_path(seed), params.history_length)
+    starts |= predicted_starts(params, "main", trajectory, params.predict.steps, fresh, seed, on, sham)
     starts |= {SavedStart("main", "theta", 0, k, "path"): theta for k, theta in enumerate(reversed(trajectory))}
     starts |= {
         SavedStart("main", "trained", 0, images, "headroom"): load_file(trained_path(seed, images))
         for images in sources
     }
-    kinds = kinds_of(theta_0, pointwise=pointwise_of(params.predict.methods_by_name["known"][0]))
-    result, test = SeedStarts(list(starts), [], [], [], []), sources[size].task.test(here())
-    for start, state in starts.items():
-        net = rule.net(state)
+    kinds = kinds_of(theta_0, pointwise=pointwise_of(params.predict.runnable[params.predict.judged][0]))
+    result, test = SeedStarts([], [], [], [], []), sources[size].task.test(here())
+    for start, state in maker.starts(starts):
+        net = maker.net(start, state)
         write_state(state_of(net), start.path(seed))
-        if start in shown:
+        result.starts.append(start)
+        if start.role not in ("path", "headroom") and not start.crossed:
             source = {"source_seed": seed, "method": start.method, "steps": start.steps, "role": start.role}
             source |= {"candidate": start.candidate, "source_accuracy": outcome(net, test).accuracy}
             sizes = step_sizes(state, theta_0, trajectory[-2], kinds)
             result.predictions.extend(source | size._asdict() for size in sizes)
-    if 1 in real:
+    if 1 in real and params.forget.oracle:
         _oracle(job, sources, load_file(trained_path(seed, real[1])), fresh, kinds, result)
     return result
 
@@ -167,13 +193,13 @@ def _oracle(
     params, seed = job.params, job.seed
     trajectory = load_trajectory(oracle_path(seed), params.history_length)
     theta_0, source = trajectory[-1], sources[params.downsize.source_images]
-    rule, test = Rule(params, source, theta_0), source.task.test(here())
+    maker, test = Maker(params, source, theta_0), source.task.test(here())
     starts = {SavedStart("oracle", "naive", 0, 0, "reference"): theta_0}
     starts[SavedStart("oracle", "more_data", 0, 1, "oracle")] = real
-    starts |= predicted_starts(params, "oracle", trajectory, 1, fresh, seed, None)
-    result.starts.extend(starts)
-    for start, state in starts.items():
-        net = rule.net(state)
+    starts |= predicted_starts(params, "oracle", trajectory, 1, fresh, seed)
+    for start, state in maker.starts(starts):
+        net = maker.net(start, state)
+        result.starts.append(start)
         write_state(state_of(net), start.path(seed))
         row = {"source_seed": seed, "method": start.method, "steps": start.steps, "role": start.role}
         result.oracle.append(row | asdict(outcome(net, test)))
@@ -219,10 +245,10 @@ def _sampled_steps(predicted: Weights, real: Weights, theta_0: Weights, name: st
 
 def _landscape(params: Params, starts: Sequence[SavedStart]) -> None:
     """The loss on the first path's plane, and where the path and the starts lie on it."""
-    seed = params.downsize.source_seeds[0]
-    shown = [s for s in starts if s.track == "main" and s.method in ON_PLANE and s.candidate == 0]
+    seed, on_plane = params.downsize.source_seeds[0], {params.predict.judged, *ON_PLANE}
+    shown = [s for s in starts if s.track == "main" and s.method in on_plane and s.candidate == 0 and not s.crossed]
     shown = [s for s in shown if s.method != "more_data" or s.steps == 1]
-    path = [s for s in starts if s.role == "path"]
+    path = [s for s in starts if s.role == "path" and not s.crossed]
     source = source_jobs(params, seed)[params.downsize.source_images]
     points, grid, axes = (
         pd.DataFrame(),
@@ -231,7 +257,7 @@ def _landscape(params: Params, starts: Sequence[SavedStart]) -> None:
     )
     if len(path) > 2:
         path = sorted(path, key=lambda s: -s.steps)
-        inside = [i for i, s in enumerate(shown) if s.method in ("known", "linear")]
+        inside = [i for i, s in enumerate(shown) if s.method in (params.predict.judged, "linear")]
         own, others = (tuple(FileInput.of(s.path(seed)) for s in group) for group in (path, shown))
         job = LandscapeJob(source, own, others, tuple(inside))
         (found,) = run_all(landscape, [job], params.compute, "loss landscape")

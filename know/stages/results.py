@@ -45,6 +45,11 @@ def oracle_path(seed: int) -> Path:
     return paths.TRAJECTORIES / f"oracle_{seed}"
 
 
+def sham_path(seed: int) -> Path:
+    """The path of as many steps of training as forgetting takes, always on all of D_0: its Θ_{S-1} … Θ_0."""
+    return paths.TRAJECTORIES / f"sham_{seed}"
+
+
 def trained_path(seed: int, images: int) -> Path:
     """The net trained on the first ``images`` images of a seed's order: Θ_0, Θ_{-1}, and those that show the headroom."""
     return paths.TRAJECTORIES / f"trained_{seed}" / f"{images}.safetensors"
@@ -64,7 +69,8 @@ class SavedStart:
     """A start that the prediction stage wrote for every source seed.
 
     ``candidate``: which of its method's candidates, with the ``options`` in which they differ. A net of role "headroom" has
-    the number of its images as ``steps``; Θ_k, of role "path", its k.
+    the number of its images as ``steps``; Θ_k, of role "path", its k. ``batchnorm``: the rule that it was made under;
+    ``crossed``: beside its own.
     """
 
     track: Track
@@ -73,10 +79,14 @@ class SavedStart:
     steps: int
     role: Role | Literal["headroom", "path"]
     options: str = ""
+    batchnorm: str = ""
+    crossed: bool = False
 
     def path(self, seed: int) -> Path:
         """Where its weights are."""
-        return paths.PREDICTIONS / f"{self.track}_{seed}" / f"{self.method}-{self.candidate}-{self.steps}.safetensors"
+        rule = f"-{self.batchnorm}" if self.crossed else ""
+        name = f"{self.method}-{self.candidate}-{self.steps}{rule}.safetensors"
+        return paths.PREDICTIONS / f"{self.track}_{seed}" / name
 
 
 STARTS = "starts.csv"

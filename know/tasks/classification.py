@@ -13,14 +13,33 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from know.data.images import Samples
+from know.tasks.options import Augmentation
 
 
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image of a float batch (N, C, H, W) turned, shifted and zoomed at random, by one affine map.
+def augmented(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """A float batch (N, C, H, W), each image augmented at random; what is random is drawn on the CPU, so that every device
+    sees the same."""
+    return {"none": lambda *_: images, "affine": _affine, "crop-flip": _crop_flip}[how](images, generator)
+
+
+def _crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A crop of the image padded by an eighth of its side with mid-grey, mirrored or not (He et al., 2016: 4 of 32 pixels)."""
+    n, _, height, width = images.shape
+    pad = height // 8
+    top, left = torch.randint(2 * pad + 1, (2, n, 1), generator=generator)
+    flipped = torch.rand(n, 1, generator=generator) < 0.5
+    columns = torch.arange(width).expand(n, width)
+    rows, columns = top + torch.arange(height), left + columns.where(~flipped, columns.flip(1))
+    padded = F.pad(images, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
+    index = (torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :])
+    return padded[tuple(i.to(images.device) for i in index)].permute(0, 3, 1, 2)
+
+
+def _affine(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image turned, shifted and zoomed by one affine map.
 
     Rotation U(-10°, 10°), shift U(-15 %, 15 %) of the side and zoom U(0.7, 1.3), per axis, as in the paper; what
-    comes from outside the image repeats its border. Randomness is drawn on the CPU, so that every device sees the
-    same maps.
+    comes from outside the image repeats its border.
     """
     n = len(images)
     u = torch.rand(n, 5, generator=generator).mul_(2).sub_(1)

@@ -1,12 +1,14 @@
 """Structured forgetting: from Θ_0, converged on D_0, to the trajectory Θ_{S-1}, …, Θ_1, Θ_0 (paper, Sec. 3)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from know.data.images import Samples
+from know.data.images import ImageSet, Samples
 from know.paths import atomic
 from know.seeds import derive
 from know.training.loop import Recipe, fit
@@ -58,6 +60,27 @@ def forget_further(
             net.load_state_dict(initial)
         fit(net, subset, recipe, derive("forget", seed, k))
         yield state_of(net)
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """As many images as a subset has, but drawn anew from all of ``data`` in each pass: in place of D_k, a net trains for as
+    many steps and forgets nothing. Samples, as ``know.data.images`` says."""
+
+    data: ImageSet
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def device(self) -> torch.device:
+        return self.data.device
+
+    def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """``size`` images once, others in each call."""
+        drawn = torch.randperm(len(self.data), generator=generator)[: self.size]
+        return self.data.select(drawn).batches(batch_size, generator)
 
 
 def extra_compute(rate: float, history_length: int) -> float:

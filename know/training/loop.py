@@ -16,21 +16,21 @@ from torch.optim.swa_utils import update_bn
 from know.data.images import Samples
 from know.seeds import derive
 from know.tasks.classification import augmented, loss_of, measure
+from know.tasks.options import Augmentation
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How one fit runs: Adam, ``epochs`` passes, ``batch_size`` images a step, learning rate ``lr``.
 
-    ``schedule``: "constant", or "cosine" from ``lr`` to 0 over all steps. ``augment``: random rotations ≤ 10°,
-    shifts ≤ 15 % and zooms ≤ 30 %, the paper's.
+    ``schedule``: "constant", or "cosine" from ``lr`` to 0 over all steps.
     """
 
     epochs: int
     batch_size: int
     lr: float
     schedule: Literal["constant", "cosine"] = "constant"
-    augment: bool = False
+    augment: Augmentation = "none"
 
 
 @dataclass
@@ -85,7 +85,7 @@ def fit(
             net.train()
             total = torch.zeros((), device=device)
             for images, labels in data.batches(recipe.batch_size, generator):
-                loss = loss_of(net, augmented(images, generator) if recipe.augment else images, labels)
+                loss = loss_of(net, augmented(images, recipe.augment, generator), labels)
                 loss.backward()
                 optimizer.step()
                 scheduler.step()

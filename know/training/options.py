@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from know.models.names import Architecture
-from know.options import Count, LearningRate, Section
+from know.options import Count, LearningRate, Section, Share
+from know.tasks.options import Augmentation
 
 Mode = Literal["sequential", "restart"]
 
@@ -17,19 +18,25 @@ class SourceTraining(Section):
     patience: Count
     batch_size: Count
     lr: LearningRate
-    augment: bool
+    augment: Augmentation
 
 
 class Forget(Section):
-    """The forgetting runs: Θ_0 →D_1→ Θ_1 →D_2→ …"""
+    """The forgetting runs: Θ_0 →D_1→ Θ_1 →D_2→ …
+
+    ``must_fall``: the gate: mean source test accuracy must fall along the whole path, by this share or more in all, or nothing
+    that follows is run; None: it is only reported. ``oracle``: whether a second path is made, that starts at the real Θ_{-1}.
+    """
 
     architecture: Architecture
     mode: Mode
+    must_fall: Share | None
+    oracle: bool
     source: SourceTraining
     epochs: Count
     batch_size: Count
     lr: LearningRate
-    augment: bool
+    augment: Augmentation
 
 
 class FineTuning(Section):
@@ -40,4 +47,4 @@ class FineTuning(Section):
     epochs: Count
     lr: LearningRate
     batch_size: Count
-    augment: bool
+    augment: Augmentation

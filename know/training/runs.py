@@ -6,6 +6,7 @@ comes before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from know.data.images import ImageSet
+from know.data.images import ImageSet, Samples
 from know.data.splits import Split, Task, downstream_parts
 from know.models.small import Net, build
 from know.run.device import here
@@ -21,7 +22,7 @@ from know.run.store import FileInput
 from know.seeds import derive
 from know.tasks.classification import Outcome, measure, outcome
 from know.training.fine_tuning import fine_tune, labelled, transferred
-from know.training.forgetting import Mode, forget_further, state_of
+from know.training.forgetting import Mode, Redrawn, forget_further, state_of
 from know.training.loop import History, Recipe, fit
 from know.training.options import FineTuning, SourceTraining
 from know.weights.kinds import State
@@ -42,11 +43,11 @@ class SourceJob:
 
     def images_of(self, size: int) -> ImageSet:
         """The first ``size`` images of the order: D_k for |D_k|."""
-        return self.task.pool(here()).select(Split.read(self.split.path).order[:size])
+        return self.task.pool(here()).select(_split(self.split).order[:size])
 
     @property
     def validation(self) -> ImageSet:
-        return self.task.pool(here()).select(Split.read(self.split.path).validation)
+        return self.task.pool(here()).select(_split(self.split).validation)
 
     def net(self, state: State | None = None) -> Net:
         """The network with these weights, or as it was initialised: alike for all sizes of data."""
@@ -55,6 +56,11 @@ class SourceJob:
         if state is not None:
             net.load_state_dict(state)
         return net.to(here())
+
+
+@lru_cache(maxsize=4)
+def _split(file: FileInput) -> Split:
+    return Split.read(file.path)
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ def train_source(job: SourceJob) -> Trained:
 class ForgetJob:
     """Fine-tuning Θ_0, the net of ``source``, on D_1, D_2, …, whose sizes are ``sizes[1:]``.
 
-    With ``back``, the net of ``source`` is Θ_{-1}, and fine-tuning it on D_0 makes the path's Θ_0.
+    With ``back``, the net of ``source`` is Θ_{-1}, and fine-tuning it on D_0 makes the path's Θ_0. With ``sham``, Θ_k is
+    trained on |D_k| images drawn anew from D_0 in each epoch: the same steps, and nothing to forget.
     """
 
     source: SourceJob
@@ -93,6 +100,7 @@ class ForgetJob:
     recipe: Recipe
     mode: Mode
     back: bool = False
+    sham: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,9 @@ def forget_path(job: ForgetJob) -> Path:
     initial = state_of(source.net())
     if job.back:
         fit(net, subsets[0], job.recipe, derive("back", source.seed))
-    newest_first = [state_of(net), *forget_further(net, subsets[1:], job.recipe, source.seed, job.mode, initial)]
+    smaller: Sequence[Samples] = [Redrawn(subsets[0], len(D)) for D in subsets[1:]] if job.sham else subsets[1:]
+    seed = derive("sham", source.seed) if job.sham else source.seed
+    newest_first = [state_of(net), *forget_further(net, smaller, job.recipe, seed, job.mode, initial)]
     real = {-1: trained} if job.back else {}
     rows = []
     for k, theta in (real | dict(enumerate(newest_first))).items():
@@ -171,6 +181,7 @@ class TransferJob:
     fine_tuning: FineTuning
     source_seed: int
     downstream_seed: int
+    head_scale: float = 1.0
 
     @property
     def seed(self) -> int:
@@ -184,7 +195,7 @@ class TransferJob:
     def net(self, data: ImageSet) -> Net:
         """The network before fine-tuning, under its new head."""
         start = None if self.start is None else load_file(self.start.path)
-        return transferred(self.architecture, start, data, self.seed)
+        return transferred(self.architecture, start, data, self.seed, self.head_scale)
 
 
 @lru_cache(maxsize=1)

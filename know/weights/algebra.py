@@ -98,6 +98,17 @@ class Weights:
         factors = {kind: factors[kind] / (part.norm() or 1.0) for kind, part in self.by_kind().items()}
         return self._with({name: factors[kind] * self.values[name] for name, kind in self.kinds.items()})
 
+    def scaled_each_to(self, other: Weights, by_filter: bool = False) -> Weights:
+        """Each tensor's direction with the norm that it has in ``other``; ``by_filter``: each filter's, a row of a matrix or
+        an output channel of a convolution (vectors are scaled as a whole in any case)."""
+
+        def scaled(own: Tensor, wanted: Tensor) -> Tensor:
+            dims = tuple(range(1, own.ndim)) if by_filter and own.ndim > 1 else tuple(range(own.ndim))
+            norms = [torch.linalg.vector_norm(one, dim=dims, keepdim=True) for one in (own, wanted)]
+            return own * (norms[1] / norms[0].where(norms[0] > 0, 1.0))
+
+        return self._map(scaled, other)
+
     def noise(self, seed: int) -> Weights:
         """Standard normal numbers in its place, the same on every device."""
         return self.unflat(torch.randn(len(self.flat()), generator=torch.Generator().manual_seed(seed)))

@@ -11,6 +11,8 @@ from torch import Tensor
 from know.weights.kinds import State
 
 BatchNormRule = Literal["copy", "predict", "reset", "re-estimate"]
+CROSSED: dict[BatchNormRule, BatchNormRule] = {"reset": "re-estimate", "re-estimate": "reset"}
+"""The rule that a start is made under beside its own, where the two are crossed; any other rule's is "reset"."""
 
 
 def with_batchnorm(state: Mapping[str, Tensor], theta_0: Mapping[str, Tensor], rule: BatchNormRule) -> State:

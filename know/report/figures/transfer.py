@@ -54,8 +54,8 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 @figure(
     "gains",
-    "The main result: difference to naïve transfer in points of downstream accuracy, paired by seeds and pooled over numbers "
-    "of labels, with its interval over source seeds, by step; filled, and in numbers: the step that validation images chose "
+    "The main result: difference to naïve transfer in points of downstream accuracy, paired by seeds, with all "
+    "labels, with its interval over source seeds, by step; filled, and in numbers: the step that validation images chose "
     "(bold: better or worse after Holm's correction). "
     "Shaded: from half of what the paper reports to all of it.",
     needs=["transfer"],
@@ -196,13 +196,13 @@ ABLATED = {
 
 @figure(
     "ablations",
-    "KNOWN's gain over naïve transfer, pooled, against each ablated parameter, by step.",
+    "KNOWN's gain over naïve transfer against each ablated parameter, by step.",
     needs=["ablations"],
 )
 def ablations(results: Results) -> Figure:
     """The gains and their intervals are the sweep's cells', so nothing is estimated here."""
     table = results["ablations"]
-    known = table[(table.method == "known") & (table["labels"].astype(str) == "pooled")]
+    known = table[(table.method == "known") & (table["labels"].astype(str) == "all")]
     known = known.assign(
         number=pd.to_numeric(known.value, errors="coerce"), value=known.value.astype(str).str.replace(", ", "\n")
     ).sort_values(["number", "value"])
