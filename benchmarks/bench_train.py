@@ -69,7 +69,7 @@ def main() -> None:
     data = load("fashion-mnist-embedded", "train").select(torch.arange(0, 20_000)[:: 20_000 // options.images])
     data = data.select(torch.arange(options.images))
     on_device = data.to(device)
-    recipe = Recipe(1, options.batch_size, 1e-3, augment=options.augment)
+    recipe = Recipe(1, options.batch_size, 1e-3, augment="affine" if options.augment else "none")
 
     def network() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
         net = build(options.architecture, data.images.shape[1], len(data.classes), 0).to(device)
@@ -87,7 +87,7 @@ def main() -> None:
     fixed_net, fixed_optimizer = network()
     generator = torch.Generator().manual_seed(0)
     x, y = next(on_device.batches(options.batch_size, generator))
-    x = augmented(x, generator) if options.augment else x
+    x = augmented(x, "affine", generator) if options.augment else x
     plain_net, plain_optimizer = network()
     plain = DataLoader(Images(data, options.augment), options.batch_size, shuffle=True)
 

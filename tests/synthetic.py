@@ -59,6 +59,8 @@ def transfer(truth: Mapping[Key, float] = TRUTH, noise: float = 0.001, **more: o
         seed=paired_seed(table.source_seed, table.downstream_seed),
         role=[ROLES.get(name, "method") for name in table.method],
         batchnorm="re-estimate",
+        crossed=False,
+        lr=0.001,
         chosen=[CHOSEN.get(name, step) == step for name, step in zip(table.method, table.steps, strict=True)],
         validation_accuracy=table.accuracy - 0.01,
         loss=1 - table.accuracy,
@@ -128,6 +130,18 @@ def oracle_source(truth: Mapping[Key, float]) -> pd.DataFrame:
     return table[["source_seed", "method", "steps", "role", "accuracy", "loss", "ece"]]
 
 
+def learning_rates() -> pd.DataFrame:
+    """``learning_rates.csv``: naïve transfer is best at a higher rate, what was predicted at a lower one."""
+    rates = (0.001, 0.002, 0.004)
+    truth = {("naive", i): 0.01 * i for i in range(3)} | {("known", i): 0.02 - 0.01 * i for i in range(3)}
+    table = runs(truth, labels=(50,))
+    return table.assign(
+        lr=[rates[step] for step in table.steps],
+        steps=[3 if name == "known" else 0 for name in table.method],
+        validation_accuracy=table.accuracy,
+    )
+
+
 def selection() -> pd.DataFrame:
     """``selection.csv``: of shrink the factor was chosen, of KNOWN the step."""
     rows = [
@@ -192,6 +206,7 @@ def every_table() -> dict[str, pd.DataFrame]:
     methods = [start for start in TRUTH if start[0] not in ("scratch", "more_data")]
     return {
         "transfer": transfer(),
+        "learning_rates": learning_rates(),
         "forgetting": forgetting(),
         "oracle_forgetting": forgetting(),
         "source_learning": pd.DataFrame(

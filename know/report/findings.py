@@ -9,7 +9,7 @@ from IPython.display import Markdown
 
 from know.analysis import claims
 from know.analysis.comparisons import Comparison, Comparisons
-from know.analysis.starts import MORE_DATA, NAIVE, SCRATCH, Start
+from know.analysis.starts import MORE_DATA, NAIVE, SCRATCH, Start, label
 from know.analysis.text import number, p_words, percent, points, ratio_text
 from know.report.tables import control_pairs
 
@@ -52,7 +52,7 @@ def gate(results: Results) -> list[str]:
         lines.append("Headroom is not known: no net was really trained on more data.")
     else:
         room = "There is headroom" if found.headroom else "WARNING: no clear headroom, so nothing is judged"
-        real = {start: found.of(start, NAIVE) for start in found.starts if start.role == "oracle"}
+        real = {start: found.of(start, NAIVE) for start in found.starts if start.role == "oracle" and not start.rule}
         each = ", ".join(f"{start.data(results.params.rate)} {points(one.gain)}" for start, one in real.items() if one)
         lines.append(
             f"{room}: training on really more source data gains, over naïve transfer, {each} points downstream."
@@ -70,8 +70,9 @@ def result(results: Results) -> list[str]:
     """KNOWN and naïve transfer; each step; the best of all starts."""
     found, rate = results.comparisons, results.params.rate
     lines = []
-    if (one := found.named("known", "naive")) is not None:
-        known = found.chosen["known"]
+    name = found.candidate
+    if (one := found.named(name, "naive")) is not None:
+        known = found.chosen[name]
         words = {
             "better": "beats naïve transfer",
             "worse": "does worse than naïve transfer",
@@ -84,9 +85,10 @@ def result(results: Results) -> list[str]:
             f" {100 * one.gain.confidence:g} % interval. Naïve transfer reaches {percent(found.accuracy(NAIVE))} %;"
             f" the paper's effect would be {number(100 * found.margin, digits=1)} points or more."
         )
-        steps = {start: found.of(start, NAIVE) for start in found.starts if start.name == "known"}
+        steps = {start: found.of(start, NAIVE) for start in found.starts if start.name == name and not start.rule}
         each = ", ".join(f"{start.data(rate)} {points(step.gain)}" for start, step in steps.items() if step)
-        lines.append(f"KNOWN by virtual data: {each} points. Validation images chose {known.data(rate)}.")
+        chose = "Validation images chose" if results.params.evaluate.steps == "chosen" else "Judged beforehand is"
+        lines.append(f"{known.label} by virtual data: {each} points. {chose} {known.data(rate)}.")
     if (best := found.best()) is not None:
         start, one, count = best
         named = f"it is one of {one.size} contrasts named beforehand" if one.family == "contrasts" else ""
@@ -106,14 +108,27 @@ def controls(results: Results) -> list[str]:
         return found.chosen[name].written(rate)
 
     lines = [f"{written(a)} against {written(b)}: {told(pairs[a, b])}." for a, b in found.contrasts if (a, b) in pairs]
-    against_known = {written(b): one.verdict for (a, b), one in pairs.items() if a == "known"}
+    against_known = {written(b): one.verdict for (a, b), one in pairs.items() if a == found.candidate}
     if len(against_known) > 1:
         groups = [
             f"{verdict}: {', '.join(name for name, own in against_known.items() if own == verdict)}"
             for verdict in dict.fromkeys(against_known.values())
         ]
-        lines.append(f"KNOWN against {len(against_known)} starts, each as chosen: {'; '.join(groups)}.")
+        lines.append(
+            f"{label(found.candidate)} against {len(against_known)} starts, each as chosen: {'; '.join(groups)}."
+        )
     return lines
+
+
+def why(results: Results) -> list[str]:
+    """To what a gain is owed, and what was left out."""
+    found = results.why
+    lines = [f"**Why: {found.verdict}.**"]
+    if found.gain is not None and found.gain.verdict == "better":
+        lines += [f"{test.explanation.capitalize()}: {test.asked} {told(test.comparison)}." for test in found.tests]
+    methods = results.params.predict.methods_by_name
+    absent = {name: own[0].missing for name, own in methods.items() if name not in results.params.predict.runnable}
+    return lines + [f"Left out: {label(name)}, for {reason}." for name, reason in absent.items()]
 
 
 def oracle(results: Results) -> list[str]:
@@ -122,7 +137,7 @@ def oracle(results: Results) -> list[str]:
         return []
     track: Comparisons = results.oracle
     words = []
-    for start in (MORE_DATA, Start("known", 1), Start("scale_free", 1)):
+    for start in (MORE_DATA, Start(track.candidate, 1), Start("scale_free", 1)):
         if (one := track.of(start, NAIVE)) is not None:
             ratio = None if start == MORE_DATA else track.recovery(start)
             recovered = "" if ratio is None else f", recovered {ratio_text(ratio)}"
@@ -137,16 +152,16 @@ def limitations(results: Results) -> list[str]:
         f"One network ({run.arch}), one pair of tasks ({run.source} → {run.downstream}), |D₀| = {p.downsize.source_images:,},"
         f" at most {results['transfer']['labels'].max()} labels."
     ]
-    if (one := found.named("known", "naive")) is not None and one.gain.units > 1:
+    if (one := found.named(found.candidate, "naive")) is not None and one.gain.units > 1:
         lines.append(
-            f"{one.gain.units} source seeds: a difference between KNOWN and naïve transfer of less than about"
+            f"{one.gain.units} source seeds: a difference between {label(found.candidate)} and naïve transfer of less than about"
             f" {number(100 * one.gain.half_width, digits=1)} points is not seen."
         )
     untested = results.claims[results.claims[claims.HERE] == "not tested"].claim
     return [*lines, f"Not tested here: {'; '.join(untested)}."] if len(untested) else lines
 
 
-PARTS = {f.__name__: f for f in (forgetting, gate, result, controls, oracle, limitations)}
+PARTS = {f.__name__: f for f in (forgetting, gate, result, why, controls, oracle, limitations)}
 """What ``say`` says, by name."""
 
 
@@ -157,5 +172,5 @@ def say(results: Results, part: str) -> Markdown:
 
 def findings(results: Results) -> list[str]:
     """All of it, in the order of the argument: gate, result, why, oracle, claims."""
-    parts = (gate, result, controls, oracle)
+    parts = (gate, result, why, controls, oracle)
     return [line for part in parts for line in part(results)] + [claims.sentence(results.claims)]

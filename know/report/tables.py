@@ -11,7 +11,7 @@ from know.analysis import ablations
 from know.analysis.comparisons import Comparison, Comparisons, compare
 from know.analysis.starts import MORE_DATA, NAIVE, SCRATCH, Start, label
 from know.analysis.statistics import Interval, mean_interval, mixed_model, nested_bootstrap
-from know.analysis.text import NONE, grid, number, p_text, points, ratio_text
+from know.analysis.text import NONE, grid, number, p_text, percent, points, ratio_text
 from know.analysis.units import difference, runs, summary
 from know.report.registry import table
 
@@ -33,7 +33,8 @@ def main(results: Results) -> pd.DataFrame:
     """A row a start: references, methods, and those controls that a contrast names."""
     found, rate = results.comparisons, results.params.rate
     named = {name for pair in found.contrasts for name in pair}
-    kept = [s for s in found.starts if s != NAIVE and (s.role != "control" or s.name in named)]
+    plain = [s for s in found.starts if not s.rule and s.role != "tuned" and s != NAIVE]
+    kept = [s for s in plain if s.role != "control" or s.name in named]
     cells: dict[tuple[object, str], str] = {}
     for start in kept:
         one = found.of(start, NAIVE)
@@ -104,7 +105,7 @@ def controls(results: Results) -> pd.DataFrame:
 def headroom(results: Results) -> pd.DataFrame:
     """A row a comparison."""
     p, found = results.params, results.comparisons
-    real = [start for start in found.starts if start.role == "oracle"]
+    real = [start for start in found.starts if start.role == "oracle" and not start.rule]
     rows = [("real data", start.written(p.rate), found.of(start, NAIVE), "") for start in (SCRATCH, *real)]
     if results.has("headroom"):
         own, full = runs(results["headroom"], ["images"]), p.downsize.source_images
@@ -143,6 +144,82 @@ def _against(results: Results, own: pd.DataFrame, keys: list[int], base: int) ->
 
 def _subscript(number: int) -> str:
     return "".join(chr(0x2080 + int(digit)) for digit in str(number))
+
+
+@table(
+    "why",
+    "To what a gain is owed. Each explanation other than knowledge suffices unless the comparison that asks for more is better; "
+    "what is left when none does is knowledge. Differences in points of accuracy, with intervals and Holm's correction as in the "
+    "other tables.",
+    ["transfer"],
+)
+def why(results: Results) -> pd.DataFrame:
+    """A row an explanation that could be tested."""
+    found = results.why
+    rows = [
+        {"explanation": test.explanation, "asked": test.asked} | judged(test.comparison)
+        | {"suffices": "yes" if test.suffices else "no"}
+        for test in found.tests
+    ]  # fmt: skip
+    gain = (
+        {"explanation": "(the gain)", "asked": "does it beat naïve transfer?"} | judged(found.gain) | {"suffices": ""}
+    )
+    return pd.DataFrame([gain, *rows])
+
+
+@table(
+    "learning_rates",
+    "Each start at each learning rate of fine-tuning: test accuracy (%), with its interval over source seeds; in brackets, the rate "
+    "at which validation images judge it.",
+    ["learning_rates"],
+)
+def learning_rates(results: Results) -> pd.DataFrame:
+    """A row a start, a column a rate."""
+    own = results["learning_rates"]
+    cells: dict[tuple[object, str], str] = {}
+    for (name, step), rows in own.groupby(["method", "steps"]):
+        best = rows.groupby("lr").validation_accuracy.mean().idxmax()
+        for rate, at in rows.groupby("lr"):
+            text = percent(mean_interval(at.groupby("source_seed").accuracy.mean(), results.params.report.confidence))
+            start = Start(str(name), int(step)).written(results.params.rate)
+            cells[start, f"{rate:g}"] = f"[{text}]" if rate == best else text
+    return grid(cells, "start", [f"{rate:g}" for rate in sorted(own.lr.unique())])
+
+
+@table(
+    "batchnorm",
+    "Naïve transfer and the candidate under both rules for BatchNorm: difference to naïve transfer under its own rule, in points "
+    "of accuracy, with its interval, and the difference to naïve transfer under the same rule.",
+    ["transfer"],
+)
+def batchnorm(results: Results) -> pd.DataFrame:
+    """A row a start and rule; empty where nothing was crossed."""
+    found, rate, rows = results.comparisons, results.params.rate, []
+    for (name, rule), start in found.crossed.items():
+        alike = found.of(start, found.crossed.get((NAIVE.name, rule)))
+        own = mean_interval(difference(found.runs, start, NAIVE), found.confidence)
+        rows.append({"start": start.written(rate), "to naïve transfer": points(own)} | judged(alike))
+        if name != NAIVE.name:
+            rows.insert(0, {"start": found.chosen[name].written(rate)} | judged(found.named(name, NAIVE.name)))
+    return pd.DataFrame(rows).fillna(NONE)
+
+
+@table(
+    "labels",
+    "The contrasts named beforehand with each number of downstream labels; each number is a family of its own. Difference in "
+    "points of accuracy with its interval over source seeds, and verdict.",
+    ["transfer"],
+)
+def labels(results: Results) -> pd.DataFrame:
+    """A row a contrast, a column a number of labels; empty where there is only one."""
+    every = {max(results["transfer"].fraction): results.comparisons, **results.few}
+    cells: dict[tuple[object, str], str] = {}
+    for fraction, found in every.items() if results.few else ():
+        heading = f"{round(fraction * results.params.evaluate.labels):,} labels"
+        for one, other in found.contrasts:
+            if (made := found.named(one, other)) is not None:
+                cells[(label(one), label(other)), heading] = f"{points(made.gain)} ({made.verdict})"
+    return grid(cells, ["start", "against"], list(dict.fromkeys(heading for _, heading in cells)))
 
 
 @table(
@@ -201,12 +278,12 @@ def transfer_summary(results: Results) -> pd.DataFrame:
     """Rows of method, steps, labels; accuracies are shares."""
     at = ["labels", "source_seed", "downstream_seed"]
     own = results["transfer"]
-    naive = own[own.method == NAIVE.name].set_index(at).accuracy.rename("naive")
+    naive = own[(own.method == NAIVE.name) & ~own.crossed].set_index(at).accuracy.rename("naive")
     paired = own.join(naive, on=at)
     values = ["accuracy", "gain", "loss", "ece"]
     return summary(
         paired.assign(gain=paired.accuracy - paired.naive),
-        ["method", "steps", "labels"],
+        ["method", "steps", "batchnorm", "labels"],
         values,
         results.params.report.confidence,
     )
@@ -227,8 +304,10 @@ def comparisons(results: Results) -> pd.DataFrame:
             {
                 "method": start.name,
                 "steps": start.step,
+                "batchnorm": start.rule,
                 "against": other.name,
                 "against_steps": other.step,
+                "against_batchnorm": other.rule,
                 "family": one.family,
                 "family_size": one.size,
                 "difference": one.gain.mean,

@@ -222,7 +222,9 @@ PAPER = LinearSegmentedColormap.from_list("paper", ["#FFFFFF", "#DDE3E8", "#9BA6
 def landscape(results: Results) -> Figure:
     points = results["landscape_points"]
     present = set(points.method)
-    names = ordered(present & {"more_data", "known", "linear", "shrink" if "shrink" in present else "shrunk"})
+    names = ordered(
+        present & {"more_data", "known", "released", "linear", "shrink" if "shrink" in present else "shrunk"}
+    )
     figure, axes = plt.subplots(figsize=(PAGE, 2.75))
     path = points[points.method == "theta"].sort_values("steps", ascending=False)
     shown = points[points.method.isin([*names, "theta"])]

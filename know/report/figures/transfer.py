@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from know.analysis.starts import NAIVE, label, virtual
+from know.analysis.starts import NAIVE, Start, label, virtual
 from know.analysis.statistics import mean_interval
+from know.analysis.units import with_all_labels
 from know.report.figures.style import (
     COLUMN,
     DASHES,
@@ -41,15 +42,14 @@ from know.report.registry import figure
 if TYPE_CHECKING:
     from know.report.results import Results
 
-LEFT_OUT = {"naive", "wnn", "exponential", "average", "expo", "shrink_perturb", "random_direction", "flipped"}
+LEFT_OUT = {"naive", "wnn", "exponential", "expo", "shrink_perturb", "random_direction", "flipped"}
 """The starts of the tables that the figures do not show; others, and a user's own, they do."""
-CORE = ("known", "more_data")
-"""What sets the scale."""
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the starts that figures show."""
-    return table[~table.method.isin(LEFT_OUT)]
+    """The rows of the starts that figures show, each as it is made and fine-tuned first."""
+    plain = table[~table.crossed & (table.role != "tuned")] if "crossed" in table else table
+    return plain[~plain.method.isin(LEFT_OUT)]
 
 
 @figure(
@@ -61,12 +61,13 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     needs=["transfer"],
 )
 def main_gains(results: Results) -> Figure:
-    rate, report, transfer = results.params.rate, results.params.report, results["transfer"]
-    units = gains(transfer, transfer.method == "naive", ["method", "steps", "chosen"]).rename(columns={"gain": "value"})
+    rate, report, transfer = results.params.rate, results.params.report, with_all_labels(results["transfer"])
+    plain = transfer[~transfer.crossed & (transfer.role != "tuned")]
+    units = gains(plain, plain.method == "naive", ["method", "steps", "chosen"]).rename(columns={"gain": "value"})
     table, error = shown(units), POINT - units.base.mean()
     figure, axes = plt.subplots(figsize=(PAGE, 0.27 * table.method.nunique() + 0.75))
-    band = paper_band(axes, error, report.margin)
-    names = forest(axes, table, report.confidence, window(table, CORE, report.confidence, band))
+    band, core = paper_band(axes, error, report.margin), (results.comparisons.candidate, "more_data")
+    names = forest(axes, table, report.confidence, window(table, core, report.confidence, band))
     beside = partial(axes.text, transform=axes.get_yaxis_transform(), ha="right")
     beside(1.19, -0.75, "chosen", va="bottom")
     for start in results.comparisons.chosen.values():
@@ -150,7 +151,7 @@ def oracle(results: Results) -> Figure:
     units = gains(table, table.method == "naive", ["method", "steps"]).rename(columns={"gain": "value"})
     units = shown(units[units.steps < 2]).assign(chosen=True)
     figure, axes = plt.subplots(figsize=(COLUMN, 0.2 * units.method.nunique() + 0.6))
-    forest(axes, units, report.confidence, window(units, CORE, report.confidence))
+    forest(axes, units, report.confidence, window(units, (results.oracle.candidate, "more_data"), report.confidence))
     look = look_of("more_data")
     axes.axvline(units.value[units.method == "more_data"].mean(), color=look.colour, ls=look.line, lw=0.9, zorder=1)
     axes.set_xlabel(r"gain over $\Theta_0$ (points)")
@@ -183,6 +184,36 @@ def learning_curves(results: Results) -> Figure:
         zero_line(axes, vertical=False)
         axes.set(title=f"{labels:g} labels", xlabel="epoch of fine-tuning", ylabel="gain over naïve (points)")
     _legends_above(figure, row[0], 2 if panels == 1 else 4)
+    return figure
+
+
+@figure(
+    "learning_rates",
+    "Downstream accuracy against the learning rate of fine-tuning, for naïve transfer, its shrunken weights, the candidate's furthest "
+    "prediction and the net that was really trained on more data, with intervals over source seeds; ringed: the rate that "
+    "validation images choose. Dotted: the rate at which all starts are compared.",
+    needs=["learning_rates"],
+)
+def learning_rates(results: Results) -> Figure:
+    report, table = results.params.report, results["learning_rates"]
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.7))
+    for name in ordered(table.method):
+        rows, look = table[table.method == name], look_of(name)
+        units = rows.groupby(["lr", "source_seed"], as_index=False)[["accuracy", "validation_accuracy"]].mean()
+        units = units.assign(value=POINT * units.accuracy)
+        text = math(Start(name, int(rows.steps.iloc[0])).written(results.params.rate))
+        sns.lineplot(
+            units, x="lr", y="value", color=look.colour, marker=look.marker, linestyle=look.line, ms=look.size, mew=0,
+            errorbar=interval(report.confidence), err_style="bars", err_kws={"lw": 0.9}, label=text, ax=axes,
+        )  # fmt: skip
+        best = units.groupby("lr").validation_accuracy.mean().idxmax()
+        axes.plot(best, units.value[units.lr == best].mean(), "o", ms=11, mfc="none", mec=look.colour, mew=0.9)
+    axes.axvline(results.params.evaluate.fine_tuning.lr, color=GREY, ls=":", lw=1, zorder=1)
+    rates = sorted(table.lr.unique())
+    axes.set(xscale="log", xlabel="learning rate of fine-tuning", ylabel="downstream accuracy (%)")
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.minorticks_off()
+    _legends_above(figure, [axes], 1)
     return figure
 
 
