@@ -18,7 +18,7 @@ from know.weights.kinds import State, kind_of
 OPTIONS = {"shrink": {"shrink": 0.6}, "shrink_perturb": {"shrink": 0.6, "perturb": 0.1}}
 EVERY = [control(name, **OPTIONS.get(name, {})) for name in CONTROLS]
 
-ONCE = {"shrink", "shrink_perturb", "trained_on"}  # they know no steps
+ONCE = {"shrink", "shrink_perturb", "trained_on", "average"}  # they know no steps
 
 
 def case(seed: int = 0, dtype: torch.dtype = torch.float32, method: str = "linear") -> Case:
@@ -40,7 +40,8 @@ def case(seed: int = 0, dtype: torch.dtype = torch.float32, method: str = "linea
     }
     predicted = retrodict(trajectory, chosen, 2)
     trained_on = {name: tensor.clone() for name, tensor in trajectory[-1].items()}
-    return Case(trajectory, chosen, predicted, fresh, seed, trained_on, {"linear": predicted})
+    sham = [{name: 2 * t if kind_of(name, t) != "buffer" else t for name, t in one.items()} for one in trajectory[:2]]
+    return Case(trajectory, chosen, predicted, fresh, seed, trained_on, [*sham, trajectory[-1]], {"linear": predicted})
 
 
 def by_kind(state: State) -> dict[str, torch.Tensor]:
@@ -84,6 +85,41 @@ def test_shrunk_has_the_prediction_s_norms_and_theta_0_s_direction():
             torch.testing.assert_close(weights, weights.norm() / own[kind].norm() * own[kind])
 
 
+def test_shrunk_tensor_by_tensor_has_each_tensor_s_norm():
+    c = case()
+    for start, state in zip(Shrunk(per="tensor").states(c), c.predicted, strict=True):
+        for name, tensor in c.trajectory[-1].items():
+            if kind_of(name, tensor) != "buffer":
+                torch.testing.assert_close(start[name], state[name].norm() / tensor.norm() * tensor)
+
+
+def test_direction_only_has_the_prediction_s_direction_and_theta_0_s_norm_filter_by_filter():
+    c = case()
+    for start, state in zip(control("direction_only").states(c), c.predicted, strict=True):
+        for name, tensor in c.trajectory[-1].items():
+            if kind_of(name, tensor) == "buffer":
+                continue
+            rows = [t.flatten(1) if t.ndim > 1 else t[None] for t in (start[name], tensor, state[name])]
+            own, wanted, predicted = ([row.norm().item() for row in t] for t in rows)
+            assert own == pytest.approx(wanted, rel=1e-5)
+            factors = torch.tensor(wanted)[:, None] / torch.tensor(predicted)[:, None]
+            torch.testing.assert_close(rows[0], factors * rows[2])
+    zero = {name: torch.zeros_like(t) if t.is_floating_point() else t for name, t in c.predicted[0].items()}
+    (still,) = control("direction_only").states(Case(c.trajectory, c.predictor, [zero]))
+    assert all(t.isfinite().all() for t in still.values() if t.is_floating_point())
+
+
+def test_sham_predicts_on_the_path_without_forgetting_and_average_is_its_mean():
+    c = case()
+    for start, expected in zip(control("sham").states(c), retrodict(c.sham, c.predictor, 2), strict=True):
+        assert all(torch.equal(start[name], tensor) for name, tensor in expected.items())
+    (mean,) = control("average").states(c)
+    torch.testing.assert_close(mean["head.weight"], torch.stack([t["head.weight"] for t in c.sham]).mean(0))
+    for name in ("sham", "average"):
+        with pytest.raises(ValueError, match=rf"^{name}: there is no path trained on all of D_0"):
+            control(name).states(Case(c.trajectory, c.predictor, c.predicted))
+
+
 def test_shrink_and_perturb_are_two_halves():
     c = case()
     theta_0 = c.trajectory[-1]
@@ -113,7 +149,7 @@ def test_shrinking_a_method_does_the_same_to_its_predictions():
             torch.testing.assert_close(start["head.weight"], expected)
 
 
-@pytest.mark.parametrize("name", sorted(CONTROLS.keys() - {"trained_on"}))
+@pytest.mark.parametrize("name", sorted(CONTROLS.keys() - {"trained_on", "sham", "average"}))
 def test_a_control_needs_no_more_than_a_trajectory_and_a_predictor(name):
     c = case()
     chosen = control(name, **OPTIONS.get(name, {}))
@@ -200,7 +236,7 @@ def test_controls_are_chosen_by_name():
     assert section.controls == (Flipped(), control("shrink_perturb", shrink=0.5, perturb=0.1))
     assert all(cls.model_fields["control"].default == name for name, cls in CONTROLS.items())
     with pytest.raises(
-        ValueError, match=r"^control: got 'shuffled'; allowed: shrunk, shrink, shrink_perturb, repeated"
+        ValueError, match=r"^control: got 'shuffled'; allowed: shrunk, direction_only, shrink, shrink_perturb, repeated"
     ):
         control("shuffled")
     with pytest.raises(ValueError, match=r"^shrink_perturb: shrink: .*; its options: of, perturb, shrink$"):

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -13,6 +14,7 @@ from know.data.images import load as load_images
 from know.meta.hypermodels import errors, train_hypermodels
 from know.meta.layout import LayoutError, RunFile, run_files, save_paths, weight_paths
 from know.meta.learning import BUFFER, draw_windows, stream, train_known
+from know.meta.linear_map import fit_linear_map, save_linear_map
 from know.meta.options import KnownTraining
 from know.meta.runs import FileJob, MetaJob, draw_runs, meta_run, run_paths, split_runs, windows, write_run
 from know.models.small import build
@@ -123,6 +125,26 @@ def test_known_learns_a_law_that_a_line_cannot_follow(exponential):
     found = errors(exponential[6], "fc", 5, predictors)
     assert found["known"] < 0.5 * found["same"] and found["known"] < 0.5 * found["linear"]
     assert curve.steps[-1] == 800 and curve.errors[-1] < curve.errors[0]
+
+
+def test_the_linear_map_finds_a_linear_law(exponential, tmp_path):
+    """w_t = a + b·exp(-t/2) goes on by w_S = w_{S-1} + exp(-1/2)·d_{S-1}: the map that is found predicts without error, and the
+    median of noisy targets, not their mean."""
+    coefficients = {kind: fit_linear_map(exponential[:4], kind, 5, 0) for kind in KINDS}
+    learned = predictor("linear_map", coefficients=coefficients)
+    found = errors(exponential[6], "fc", 5, {"map": learned, "same": no_change})
+    assert found["map"] < 1e-4 * found["same"]
+    assert sum(coefficients["fc"]) == pytest.approx(1, abs=1e-3)  # a weight that has come to rest stays
+    save_linear_map(coefficients, tmp_path)
+    assert json.loads((tmp_path / "linear_map.json").read_text())["fc"] == pytest.approx(coefficients["fc"])
+    with pytest.raises(ValueError, match="fitted on histories of 5 weights, got 3"):
+        learned(torch.zeros(2, 3), "fc")
+    generator = torch.Generator().manual_seed(0)
+    paths = torch.randn(4000, 1, generator=generator).expand(-1, 7).clone()
+    paths[:1200, 5:] *= 3  # 30 % outliers: a mean would give 1.6
+    save_paths({"FCWeights": paths[torch.randperm(4000, generator=generator)]}, tmp_path / "outliers.mat")
+    robust = fit_linear_map([RunFile.open(tmp_path / "outliers.mat")], "fc", 5, 0)
+    assert sum(robust) == pytest.approx(1, abs=0.02)
 
 
 def test_in_the_paths_frame_the_law_holds_at_any_size(exponential, tmp_path):

@@ -9,7 +9,7 @@ from know.params import load
 from know.seeds import derive
 from know.tasks.classification import augmented, measure
 from know.training.fine_tuning import fine_tune, labelled, transferred
-from know.training.forgetting import forget, load_trajectory, save_trajectory, state_of
+from know.training.forgetting import Redrawn, forget, load_trajectory, save_trajectory, state_of
 from know.training.loop import Recipe, fit
 
 
@@ -91,6 +91,37 @@ def test_augmentation_moves_at_most_what_the_paper_says():
     assert 1 / 1.3**2 * 0.85 <= min(areas) < 0.8 and 1.5 < max(areas) <= 1 / 0.7**2 * 1.15
 
 
+def test_a_crop_is_a_window_of_the_padded_image_mirrored_or_not():
+    image = torch.rand(1, 2, 16, 16, generator=torch.Generator().manual_seed(1))
+    padded = torch.nn.functional.pad(image, (2, 2, 2, 2))[0]
+    windows = [padded[:, i : i + 16, j : j + 16] for i in range(5) for j in range(5)]
+    allowed = torch.stack([*windows, *(window.flip(2) for window in windows)])
+    crops = augmented(image.expand(2000, -1, -1, -1), "crop-flip", torch.Generator().manual_seed(0))
+    which = [(allowed == crop).flatten(1).all(1).nonzero().flatten().tolist() for crop in crops]
+    counts = torch.tensor([index for (index,) in which]).bincount(minlength=50)
+    assert counts.min() > 15  # each of the 50 some 40 times
+    assert augmented(image, "none", torch.Generator()) is image
+
+
+def test_redrawn_subsets_are_as_large_and_never_the_same(toy):
+    redrawn = Redrawn(toy, 30)
+    generator = torch.Generator().manual_seed(0)
+    passes = [torch.cat([images for images, _ in redrawn.batches(8, generator)]).flatten(1).sum(1) for _ in range(20)]
+    everything = normalise(toy.images).flatten(1).sum(1)
+    assert len(redrawn) == 30 and all(len(own) == 30 for own in passes)
+    assert all(torch.isin(own, everything).all() for own in passes) and not torch.equal(passes[0], passes[1])
+    assert len(torch.cat(passes).unique()) == len(everything.unique())  # all of D_0 is seen, sooner or later
+
+
+def test_images_are_reduced_by_the_mean_of_blocks(toy):
+    reduced = toy.reduced(7)
+    assert reduced.images.shape[2:] == (7, 7) and torch.equal(reduced.labels, toy.labels)
+    block = toy.images[3, 0, 4:8, 8:12].float().mean().round()
+    assert reduced.images[3, 0, 1, 2] == block
+    with pytest.raises(ValueError, match=r"^image_size: got 9; allowed: one that divides the images' 28 × 28 pixels"):
+        toy.reduced(9)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32)])
 def test_architectures(name, channels, side):
@@ -141,6 +172,8 @@ def test_transfer_keeps_the_body_and_gets_a_fresh_head(toy):
     assert all(torch.equal(v, source[k]) for k, v in body.items())
     assert torch.equal(net.head.weight, other.head.weight) and net.head.out_features == 3
     assert not torch.equal(state_of(other)["features.0.0.weight"], source["features.0.0.weight"])
+    zero = transferred("cnn", source, toy, 1, head_scale=0.0)
+    assert not zero.head.weight.any() and not zero.head.bias.any() and net.head.weight.any()
 
 
 def test_fine_tuning_trains_the_head_first(toy):
