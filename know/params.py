@@ -5,6 +5,7 @@ depend on a parameter that DVC does not know of.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -99,6 +100,15 @@ class Params(Section):
                         f"predict.methods: got {start}, of the variant {missing!r}; allowed: those in meta_train.variants ="
                         f" {list(self.meta_train.variants)}"
                     )
+        for start, methods in self.predict.methods_by_name.items():
+            if wrong := [one.needs for one in methods if one.needs > length]:
+                raise ValueError(
+                    f"predict.methods: got {start}, which needs a history of {wrong[0]} weights; allowed: those that do with"
+                    f" history_length = {length}"
+                )
+        tuned, starts = self.evaluate.tuned, {"naive", "more_data", *self.predict.starts}
+        if unknown := [name for name in tuned if name not in starts]:
+            raise ValueError(f"evaluate.tuned: got {unknown[0]!r}; allowed: naive, more_data, or a method or control")
         named = {
             *self.predict.starts,
             *PREDICTORS,
@@ -153,12 +163,20 @@ def shared_images(params: Params) -> str:
     )
 
 
-def _line(error: ErrorDetails) -> str:
-    """One of pydantic's errors as one line: key, given, allowed."""
-    # An entry of methods or controls holds candidates, which the file does not number.
+UNION = re.compile(r".*[\[(]|constrained-")
+"""What pydantic calls the members of a union, which the user did not write."""
+
+
+def _key(error: ErrorDetails) -> str:
+    """The key that the user wrote. An entry of methods or controls holds candidates, which the file does not number."""
     loc = [part for i, part in enumerate(error["loc"]) if not (i == 3 and isinstance(part, int))]
-    key = ".".join(str(part) for part in loc)
-    reason = error["msg"].removeprefix("Value error, ")
+    return ".".join(str(part) for part in loc if not UNION.match(str(part)))
+
+
+def _line(error: ErrorDetails, *others: ErrorDetails) -> str:
+    """One of pydantic's errors as one line: key, given, allowed; ``others`` are what else would have been allowed there."""
+    key, reasons = _key(error), [one["msg"].removeprefix("Value error, ") for one in (error, *others)]
+    reason = " or ".join([reasons[0], *(again.removeprefix("Input should be ") for again in reasons[1:])])
     if error["type"] == "extra_forbidden":
         *parents, name = error["loc"]
         section: Any = Params
@@ -195,8 +213,10 @@ def load(path: Path = paths.PARAMS) -> Params:
         return Params.model_validate(given)
     except ValidationError as error:
         # A misspelt key is both unknown and missing; the first says more.
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        raise ParamError(f"{path.name}: {_line(first)}") from None
+        errors = error.errors()
+        first = min(errors, key=lambda one: one["type"] != "extra_forbidden")
+        others = [one for one in errors if _key(one) == _key(first) and one is not first]
+        raise ParamError(f"{path.name}: {_line(first, *others)}") from None
 
 
 def sections(params: Params, names: Iterable[str]) -> dict[str, object]:

@@ -56,11 +56,14 @@ class PathPredictor(Options):
         """Why it cannot be run on this machine, in a line; None if it can."""
         return None
 
+    @property
+    def needs(self) -> int:
+        """The least history length that it can do with, with these options."""
+        return self.shortest
+
     def _check(self, window: Tensor) -> None:
-        if window.shape[-1] < self.shortest:
-            raise ValueError(
-                f"{self.method} needs a history of at least {self.shortest} weights, got {window.shape[-1]}"
-            )
+        if window.shape[-1] < self.needs:
+            raise ValueError(f"{self.method} needs a history of at least {self.needs} weights, got {window.shape[-1]}")
 
 
 class NoChange(PathPredictor):
@@ -78,11 +81,13 @@ class Average(PathPredictor):
     method: Literal["average"] = "average"
     last: Annotated[int, Field(ge=1)] | None = None
 
+    @property
+    def needs(self) -> int:
+        return self.last or self.shortest
+
     def __call__(self, window: Tensor, kind: Kind) -> Tensor:
-        count = self.last or window.shape[-1]
-        if count > window.shape[-1]:
-            raise ValueError(f"average needs a history of at least last = {count} weights, got {window.shape[-1]}")
-        return window[..., -count:].mean(-1)
+        self._check(window)
+        return window[..., -(self.last or window.shape[-1]) :].mean(-1)
 
 
 class Extrapolation(PathPredictor):

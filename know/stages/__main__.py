@@ -11,6 +11,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from know import params, paths
+from know.data.sources import DataError
 from know.run.notebook import ANSI, NotebookError, run
 from know.run.progress import Watch
 from know.stages.dependencies import changed, digests
@@ -27,7 +28,11 @@ def run_stage(name: str, root: Path = paths.ROOT) -> None:
     if name not in stages:
         raise params.ParamError(f"stage: got {name!r}; allowed: {', '.join(stages)}")
     stage = stages[name]
-    sections = params.sections(params.load(), stage["params"])
+    given = params.load()
+    from know.stages.checks import check_sizes  # torch is loaded only once the parameters are right
+
+    check_sizes(given)
+    sections = params.sections(given, stage["params"])
     before = digests(root, stage["deps"])
     notebooks = [root / path for path in stage["deps"] if path.startswith("notebooks/")]
     with Watch(name):
@@ -44,7 +49,7 @@ def main() -> int:
     parser.add_argument("stage")
     try:
         run_stage(parser.parse_args().stage)
-    except (params.ParamError, NotebookError, OSError) as error:
+    except (params.ParamError, NotebookError, DataError, OSError) as error:
         message = str(error)
         print(message if sys.stderr.isatty() else ANSI.sub("", message), file=sys.stderr)
         return 1
