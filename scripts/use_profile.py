@@ -1,6 +1,6 @@
 """Make params.yaml a profile's: what the commit has, with the differences that profiles/NAME.yaml names.
 
-    python scripts/use_profile.py cifar10-cpu     # `make PROFILE=cifar10-cpu repro` does it, and then runs it
+    python scripts/use_profile.py cifar10     # `make PROFILE=cifar10 repro` does it, and then runs it
     python scripts/use_profile.py quick           # back to the commit's
 
 Changes of params.yaml that are neither committed nor a profile's are never overwritten.

@@ -153,7 +153,11 @@ def test_a_profile_is_valid_says_what_to_expect_and_names_only_differences(path,
         ]  # fmt: skip
 
     yaml = YAML(typ="safe")
-    assert same(yaml.load(path.read_text()), yaml.load(paths.PARAMS.read_text())) == []
+    changes = yaml.load(path.read_text())
+    text = paths.PARAMS.read_text()
+    if base := changes.pop("base", None):
+        text = use_profile.merged_text(text, path.with_name(f"{base}.yaml"))
+    assert same(changes, yaml.load(text)) == []
 
 
 def test_the_papers_profile_asks_for_no_more_labels_than_there_are(tmp_path):
@@ -180,7 +184,7 @@ def test_a_profile_replaces_another_but_no_change_of_ones_own(tmp_path):
         ["-c", "user.name=t", "-c", "user.email=t@t.org", "commit", "-qm", "state"],
     ):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    for name in ("cifar10-cpu", "paper-resnet18", "paper-resnet18"):
+    for name in ("cifar10", "paper-resnet18", "paper-resnet18"):
         use_profile.use(name, tmp_path)
         assert load(file).reports == f"reports/{name}"
     assert "# Stage 5, 05_evaluate" in file.read_text(), "comments are kept"
@@ -190,7 +194,7 @@ def test_a_profile_replaces_another_but_no_change_of_ones_own(tmp_path):
     with pytest.raises(ParamError, match="profile quick would overwrite; commit or stash"):
         use_profile.use("quick", tmp_path)
     assert "rate: 0.6" in file.read_text()
-    with pytest.raises(ParamError, match="got 'nowhere'; allowed: cifar10-cpu, "):
+    with pytest.raises(ParamError, match="got 'nowhere'; allowed: cifar10, cifar10-released, "):
         use_profile.use("nowhere", tmp_path)
 
 

@@ -161,6 +161,28 @@ def limitations(results: Results) -> list[str]:
     return [*lines, f"Not tested here: {'; '.join(untested)}."] if len(untested) else lines
 
 
+def summary(results: Results) -> list[str]:
+    """What was run, what came out, and why: three sentences for who reads no more."""
+    p, found, run = results.params, results.comparisons, results["transfer"].iloc[0]
+    rate, mode = p.rate, "in sequence" if p.forget.mode == "sequential" else "each time from the initial weights"
+    lines = [
+        f"**What was run.** {run.arch} on {p.downsize.source_images:,} images of {run.source}, fine-tuned on ever fewer of them"
+        f" {mode} (r = {rate:g}, S = {p.history_length}); what is predicted from that path is fine-tuned on {p.evaluate.labels:,}"
+        f" labels of {run.downstream}, with {len(p.downsize.source_seeds)} source seeds."
+    ]
+    if (one := found.named(found.candidate, NAIVE.name)) is not None:
+        start = found.chosen[found.candidate]
+        room = f" {found.real.written(rate)} gains {points(found.gate.gain)}." if found.gate else ""
+        lines.append(
+            f"**What came out.** {start.written(rate)} against naïve transfer ({percent(found.accuracy(NAIVE))} %): {told(one)};"
+            f" the paper's effect would be {number(100 * found.margin, digits=1)} points or more.{room}"
+        )
+    enough = [test for test in results.why.tests if test.suffices] or results.why.tests
+    because = "; ".join(f"{test.asked} {told(test.comparison)}" for test in enough)
+    asked = results.why.gain is not None and results.why.gain.verdict == "better"
+    return [*lines, f"**Why.** {results.why.verdict.capitalize()}{f': {because}' if asked and because else ''}."]
+
+
 PARTS = {f.__name__: f for f in (forgetting, gate, result, why, controls, oracle, limitations)}
 """What ``say`` says, by name."""
 

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 from know import paths
 from know.params import Params
 from know.report import figures
-from know.report.findings import findings, page
+from know.report.findings import findings, page, summary
 from know.report.metrics import metrics
 from know.report.registry import FIGURES, TABLES
 from know.report.results import Results
@@ -16,7 +16,7 @@ from know.stages.results import write_csv
 
 
 def run(params: Params, results: Results | None = None) -> list[str]:
-    """Write everything that is registered, ``findings.md``, ``metrics.json`` and the plots' data where ``params.reports`` says.
+    """Write everything that is registered, ``findings.md``, ``summary.md``, ``metrics.json`` and the plots' data where ``params.reports`` says.
 
     Args:
         results: what ``Results.read`` found, if it was called before.
@@ -41,12 +41,13 @@ def run(params: Params, results: Results | None = None) -> list[str]:
             captions[name] = entry.caption
     write_json(captions, written / "captions.json")
 
-    if (summary := results.table("transfer_summary")) is not None:
-        named = summary.assign(start=summary.method + " " + summary.steps.astype(str))
+    if (by_labels := results.table("transfer_summary")) is not None:
+        named = by_labels.assign(start=by_labels.method + " " + by_labels.steps.astype(str))
         write_csv(named[["start", "labels", "accuracy"]], "transfer.csv", reports / "plots")
     by_k = results["forgetting"].groupby(["images", "k"], as_index=False)["accuracy"].mean()
     write_csv(by_k, "forgetting.csv", reports / "plots")
     write_text(page(findings(results)), reports / "findings.md")
+    write_text(page(summary(results)), reports / "summary.md")
     write_json(metrics(results), reports / "metrics.json")
     kinds = ("figures", "tables", "plots")
     return sorted(str(file.relative_to(reports)) for kind in kinds for file in (reports / kind).iterdir())
