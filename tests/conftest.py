@@ -47,6 +47,9 @@ MICRO = {
         "labels": 24,
         "fractions": [0.5, 1.0],
         "downstream_seeds": [0, 1],
+        "steps": "chosen",
+        "tuned": ["naive", "known"],
+        "learning_rates": [0.01],
         "fine_tuning": {"head_epochs": 1, "epochs": 1},
     },
 }

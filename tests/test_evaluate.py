@@ -31,8 +31,9 @@ def test_every_start_is_run_where_validation_images_choose_the_step():
 
 
 def test_at_the_last_step_only_the_candidate_is_run_at_the_others():
-    runs = [one.start for one in treated(params(steps="last"), STARTS)]
-    assert runs == [SCRATCH, NAIVE, MORE, *KNOWN, LINEAR[-1], *SHRINK]
+    oracle = SavedStart("oracle", "linear", 0, 1, "method")  # where only one step is taken
+    runs = [one.start for one in treated(params(steps="last"), [*STARTS, oracle])]
+    assert runs == [SCRATCH, NAIVE, MORE, *KNOWN, LINEAR[-1], *SHRINK, oracle]
 
 
 def test_tuned_starts_are_run_at_every_rate_and_the_head_at_zero():

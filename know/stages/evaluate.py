@@ -56,15 +56,20 @@ class Treated:
 
 def treated(params: Params, starts: Sequence[SavedStart]) -> Iterator[Treated]:
     """Every start at ``fine_tuning.lr``; those that are tuned at each learning rate; naïve transfer with its head at 0."""
-    options, last = params.evaluate, {one.method: one.steps for one in sorted(starts, key=lambda s: s.steps)}
+    options, ascending = params.evaluate, sorted(starts, key=lambda start: start.steps)
+    last = {(one.track, one.method): one.steps for one in ascending}
     for start in starts:
-        left_out = options.steps == "last" and start.role in ("method", "control") and start.steps < last[start.method]
+        left_out = (
+            options.steps == "last"
+            and start.role in ("method", "control")
+            and start.steps < last[start.track, start.method]
+        )
         if not left_out or start.method == params.predict.judged:
             yield Treated(start, start, options.fine_tuning.lr)
     rates = sorted({options.fine_tuning.lr, *options.learning_rates})
     for start in starts:
         plain = start.track == "main" and not start.crossed and start.candidate == 0
-        if plain and start.method in options.tuned and start.steps == last[start.method]:
+        if plain and start.method in options.tuned and start.steps == last["main", start.method]:
             for i, lr in enumerate(rates):
                 name, told = f"{start.method}_tuned", f"lr={lr:g}"
                 yield Treated(replace(start, method=name, candidate=i, options=told, role="tuned"), start, lr)
