@@ -106,18 +106,11 @@ class Params(Section):
                     f"predict.methods: got {start}, which needs a history of {wrong[0]} weights; allowed: those that do with"
                     f" history_length = {length}"
                 )
-        tuned, starts = self.evaluate.tuned, {"naive", "more_data", *self.predict.starts}
-        if unknown := [name for name in tuned if name not in starts]:
-            raise ValueError(f"evaluate.tuned: got {unknown[0]!r}; allowed: naive, more_data, or a method or control")
-        named = {
-            *self.predict.starts,
-            *PREDICTORS,
-            *CONTROLS,
-            *(f"{name}_tuned" for name in self.evaluate.tuned),
-            "scratch",
-            "more_data",
-            "head_zero",
-        }  # one that is not run is left out
+        starts = {*self.predict.starts, *PREDICTORS, *CONTROLS, "more_data"}  # one that is not run is left out
+        for key, names in (("evaluate.tuned", self.evaluate.tuned), ("predict.crossed", self.predict.crossed)):
+            if unknown := [name for name in names if name not in starts]:
+                raise ValueError(f"{key}: got {unknown[0]!r}; allowed: naive, more_data, or a method or control")
+        named = {*starts, *(f"{name}_tuned" for name in self.evaluate.tuned), "scratch", "head_zero"}
         pairs = [frozenset(pair) for pair in self.report.contrasts]
         for pair in pairs:
             if not pair <= named or len(pair) < 2 or pairs.count(pair) > 1:

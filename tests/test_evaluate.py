@@ -21,8 +21,9 @@ STARTS = [SCRATCH, NAIVE, MORE, *KNOWN, *LINEAR, *SHRINK]
 
 def params(**evaluate):
     p = load()
-    tuned = p.evaluate.fine_tuning.model_copy(update={"lr": 0.002})
-    return p.model_copy(update={"evaluate": p.evaluate.model_copy(update={"fine_tuning": tuned, **evaluate})})
+    plain = {"steps": "chosen", "tuned": (), "learning_rates": (), "head_zero": False}
+    plain["fine_tuning"] = p.evaluate.fine_tuning.model_copy(update={"lr": 0.002})
+    return p.model_copy(update={"evaluate": p.evaluate.model_copy(update={**plain, **evaluate})})
 
 
 def test_every_start_is_run_where_validation_images_choose_the_step():

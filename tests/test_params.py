@@ -29,7 +29,11 @@ BAD = [
     ({"predict": {"batchnorm": "maybe"}}, "predict.batchnorm: got 'maybe'; input should be 'copy'", "'re-estimate'"),
     ({"predict": {"methods": ["known", "magic"]}}, "predict.methods.1: got {'method': 'magic'}; input tag 'magic'", "'task_vector'"),
     ({"predict": {"methods": ["known", {"method": "tsv", "rank": 1}]}}, "predict.methods.1.tsv.rank: unknown key; allowed: name, method, direct, ", "rank_share"),
-    ({"predict": {"methods": ["linear"]}}, "predict.methods: got ['linear', ", "known among them"),
+    ({"predict": {"methods": ["linear"]}}, "predict.candidate: got 'known'; allowed: a method without", "steps: linear"),
+    ({"predict": {"methods": ["known", {"method": "average", "last": 9, "name": "mean"}]}}, "predict.methods: got mean, which needs a history of 9", "= 5"),
+    ({"evaluate": {"tuned": ["nobody"]}}, "evaluate.tuned: got 'nobody'; allowed: naive, more_data, ", ""),
+    ({"predict": {"crossed": ["nobody"]}}, "predict.crossed: got 'nobody'; allowed: naive, more_data, ", ""),
+    ({"compute": {"jobs": 0}}, "compute.jobs: got 0; input should be 'auto' or greater than or equal to 1", ""),
     ({"predict": {"methods": ["known", {"method": "tsv", "scale": [1, -1]}]}}, "predict.methods.1.tsv.scale: got -1", ""),
     ({"predict": {"methods": ["known", {"method": "linear", "name": "naive"}]}}, "predict.methods: got 'naive'; allowed: each", ""),
     ({"predict": {"methods": ["known", ["linear", "log"]]}}, "predict.methods: got 'linear' among others", "of one name"),
@@ -37,7 +41,7 @@ BAD = [
     ({"meta_train": {"variants": ["wnn"]}}, "predict.methods: got scale_free, of the variant 'path'; allowed: those in", "['wnn']"),
     ({"predict": {"methods": ["known", "linear", "linear"]}}, "predict.methods: got 'linear'; allowed: each name once", ""),
     ({"predict": {"controls": ["shrink_perturb"]}}, "predict.controls.0.shrink_perturb.shrink: missing; it must be given", ""),
-    ({"evaluate": {"fractions": [0.01]}}, "evaluate.fractions: got 0.01, which leaves 0 of 50 labels", "allowed:"),
+    ({"evaluate": {"fractions": [0.01]}}, "evaluate.fractions: got 0.01, which leaves 0 of 25 labels", "allowed:"),
     ({"compute": {"device": "tpu"}}, "compute.device: got 'tpu'", "auto"),
 ]  # fmt: skip
 
@@ -84,7 +88,7 @@ def test_wrong_parameter_is_reported_before_torch_is_loaded(tmp_path):
 
 
 def test_exponents_are_numbers(tmp_path):
-    text = P.paths.PARAMS.read_text().replace("lr: 0.002 ", "lr: 4e-4 ")
+    text = P.paths.PARAMS.read_text().replace("lr: 0.004 ", "lr: 4e-4 ")
     (tmp_path / "params.yaml").write_text(text)
     assert P.load(tmp_path / "params.yaml").evaluate.fine_tuning.lr == 4e-4
 

@@ -21,7 +21,8 @@ from know.prediction.retrodict import retrodict
 from know.weights.kinds import kind_of
 
 LENGTH = 5
-CLOSED = [name for name in PREDICTORS if name not in ("known", "wnn")]
+LEARNED = {"known", "wnn", "linear_map"}
+CLOSED = [name for name in PREDICTORS if name not in LEARNED]
 VARIANTS = [predictor(name) for name in CLOSED] + [
     predictor("linear", anchored=True),
     predictor("linear", abscissa="samples", rate=0.5),
@@ -370,7 +371,7 @@ def test_one_s_own_is_a_method_of_the_experiment(own, tmp_path):
 
 def test_every_predictor_knows_its_name():
     assert all(cls.model_fields["method"].default == name for name, cls in PREDICTORS.items())
-    assert {p.method for p in VARIANTS} | {"known", "wnn"} == set(PREDICTORS)
+    assert {p.method for p in VARIANTS} | LEARNED == set(PREDICTORS)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_a_crop_is_a_window_of_the_padded_image_mirrored_or_not():
 def test_redrawn_subsets_are_as_large_and_never_the_same(toy):
     redrawn = Redrawn(toy, 30)
     generator = torch.Generator().manual_seed(0)
-    passes = [torch.cat([images for images, _ in redrawn.batches(8, generator)]).flatten(1).sum(1) for _ in range(20)]
+    passes = [torch.cat([images for images, _ in redrawn.batches(8, generator)]).flatten(1).sum(1) for _ in range(60)]
     everything = normalise(toy.images).flatten(1).sum(1)
     assert len(redrawn) == 30 and all(len(own) == 30 for own in passes)
     assert all(torch.isin(own, everything).all() for own in passes) and not torch.equal(passes[0], passes[1])

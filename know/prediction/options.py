@@ -79,8 +79,6 @@ class Predict(Section):
                 f"candidate: got {self.candidate!r}; allowed: a method without candidates, for the controls are held to its"
                 f" steps: {', '.join(sorted(single)) or 'there is none'}"
             )
-        if wrong := [name for name in self.crossed if name not in {"naive", "more_data", *names}]:
-            raise ValueError(f"crossed: got {wrong[0]!r}; allowed: naive, more_data, or a method or control")
         if taken := [name for name in names if name in RESERVED or names.count(name) > 1]:
             raise ValueError(
                 f"methods: got {taken[0]!r}; allowed: each name once (name: gives another one), none of"

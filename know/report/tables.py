@@ -172,6 +172,7 @@ def why(results: Results) -> pd.DataFrame:
     "Each start at each learning rate of fine-tuning: test accuracy (%), with its interval over source seeds; in brackets, the rate "
     "at which validation images judge it.",
     ["learning_rates"],
+    shown=False,
 )
 def learning_rates(results: Results) -> pd.DataFrame:
     """A row a start, a column a rate."""

@@ -62,7 +62,7 @@ LOOKS: dict[str, Look] = {
     "linear_map": Look(BLUE, "-.", ">"),
     "direction_only": Look(ORANGE, "-.", "d"),
     "sham": Look(BLACK, ":", "s"),
-    "head_zero": Look(GREY, "-", "H"),
+    "head_zero": Look(GREEN, ":", "H"),
     "scale_free": Look(PINK, "-", "D"),
     "wnn": Look(PINK, "--", "<"),
     "linear": Look(BLUE, "-", "^"),

@@ -114,7 +114,7 @@ def headroom(results: Results) -> Figure:
             name, (images, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), textcoords="offset points", ha="center",
             va="bottom", color="0.35", fontsize=8,
         )  # fmt: skip
-    scratch = units[units.images == 0].groupby("source_seed").gain.mean()
+    scratch = units[(units.images == 0) & (units["labels"] == counts[-1])].gain
     if len(scratch):
         found = mean_interval(scratch, report.confidence)
         text = f"from scratch: {signed(found.mean, found.half_width)}"
@@ -147,7 +147,7 @@ def _legends_above(figure: Figure, panels: Iterable[Axes], columns: int) -> None
     needs=["oracle"],
 )
 def oracle(results: Results) -> Figure:
-    report, table = results.params.report, results["oracle"]
+    report, table = results.params.report, with_all_labels(results["oracle"])
     units = gains(table, table.method == "naive", ["method", "steps"]).rename(columns={"gain": "value"})
     units = shown(units[units.steps < 2]).assign(chosen=True)
     figure, axes = plt.subplots(figsize=(COLUMN, 0.2 * units.method.nunique() + 0.6))
