@@ -208,7 +208,8 @@ def load(path: Path = paths.PARAMS) -> Params:
         # A misspelt key is both unknown and missing; the first says more.
         errors = error.errors()
         first = min(errors, key=lambda one: one["type"] != "extra_forbidden")
-        others = [one for one in errors if _key(one) == _key(first) and one is not first]
+        union = any(UNION.match(str(part)) for part in first["loc"])
+        others = [one for one in errors if union and _key(one) == _key(first) and one is not first]
         raise ParamError(f"{path.name}: {_line(first, *others)}") from None
 
 

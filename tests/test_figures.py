@@ -223,7 +223,9 @@ def test_gains_has_a_row_a_start_in_order_with_every_step_at_its_mean_and_interv
         name: [y for _, y, *_ in sorted(found, key=lambda m: m[1]) if round(y) == i] for i, name in enumerate(names)
     }
     shown = Counter(name for name, step in TRUTH if (name, step) not in beyond)
-    assert {name: len(rows) for name, rows in by_row.items()} == {name: shown[name] for name in names} and set(FAR) <= beyond
+    assert {name: len(rows) for name, rows in by_row.items()} == {name: shown[name] for name in names} and set(
+        FAR
+    ) <= beyond
 
 
 def test_gains_writes_what_is_beyond_the_axis_and_what_was_chosen():
