@@ -210,14 +210,15 @@ def predict(
     if reads and len(checkpoints) > reads:
         typer.echo(f"{method} reads the last {reads} of {len(checkpoints)} checkpoints", err=True)
         checkpoints = checkpoints[-reads:]
+    with Checkpoint(checkpoints[-1]) as theta_0:
+        note = batchnorm_note(theta_0.tensors)
     predict_files(
         checkpoints, out, predictor, steps,
         device=device_named(device), dtype=None if dtype == "keep" else getattr(torch, dtype),
         overrides=parse_overrides(kind or ()), progress=True,
     )  # fmt: skip
-    with Checkpoint(checkpoints[-1]) as theta_0:
-        if note := batchnorm_note(theta_0.tensors):
-            typer.echo(note, err=True)
+    if note:
+        typer.echo(note, err=True)
     typer.echo(out)
 
 

@@ -14,8 +14,10 @@ from typing import Generic, TypeVar
 import joblib
 import torch
 
+from know import paths
 from know.run.device import device_named, on
 from know.run.options import Compute
+from know.run.process import serve
 from know.run.progress import track
 from know.run.store import code_digest, key_of, once
 
@@ -91,6 +93,8 @@ def run_all(function: Callable[[J], R], jobs: Sequence[J], compute: Compute, des
     keys = [key_of(function, job, how) for job in jobs]
     distinct = dict(zip(keys, jobs, strict=True))  # two jobs may read the same content from two places
     recorded = _Recorded(function, code_digest(function.__module__))
+    for folder in paths.RUNS.glob("*"):
+        paths.sweep(folder)
     for _ in _parallel(recorded, list(distinct.values()), compute, description):
         pass
     results = {key: one(function, job, compute) for key, job in distinct.items()}
@@ -115,9 +119,8 @@ def _parallel(
 ) -> Iterator[T]:
     if not jobs:
         return
-    with joblib.parallel_config(
-        backend=compute.backend, inner_max_num_threads=1 if compute.backend == "loky" else None
-    ):
+    options = {"inner_max_num_threads": 1, "initializer": serve, "initargs": (os.getpid(),)}
+    with joblib.parallel_config(backend=compute.backend, **(options if compute.backend == "loky" else {})):
         parallel = joblib.Parallel(n_jobs=min(jobs_of(compute), len(jobs)), return_as="generator")
         results = parallel(joblib.delayed(function)(job, compute) for job in jobs)
         yield from track(results, total=len(jobs), desc=description)
