@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from know import paths
+from know.doctor import doctor
 from know.options import ParamError
 from know.params import Params, load
 from know.prediction.choices import OWN as OWN_CLASS
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 hypermodel_app = typer.Typer(help="Hyper-models: what there is, and import.", no_args_is_help=True)
 app.add_typer(hypermodel_app, name="hypermodel")
+app.command()(doctor)
 
 Scale = Literal["none", "path", "wnn"]
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.", dir_okay=False)]
