@@ -1,6 +1,7 @@
 """Micro experiments: every part of the real one, in seconds."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,26 @@ def micro_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> know_params.Param
 def micro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> know_params.Params:
     """``micro_in`` a folder of the test's own."""
     return micro_in(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def run_know(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command in this process, which need not load PyTorch again: its arguments to exit code, output and errors."""
+    from know import cli
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["know", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        return (code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

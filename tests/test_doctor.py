@@ -5,18 +5,7 @@ import sys
 import pytest
 from conftest import write_params
 
-from know import cli, doctor, paths
-
-
-@pytest.fixture
-def know(monkeypatch, capsys):
-    def run() -> tuple[int, list[str]]:
-        monkeypatch.setattr(sys, "argv", ["know", "doctor"])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return caught.value.code or 0, capsys.readouterr().out.splitlines()
-
-    return run
+from know import doctor, paths
 
 
 def mends(lines: list[str]) -> str:
@@ -34,8 +23,9 @@ def sound(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "ROOT", tmp_path)
 
 
-def test_a_sound_machine(sound, know):
-    code, lines = know()
+def test_a_sound_machine(sound, run_know):
+    code, said, _ = run_know("doctor")
+    lines = said.splitlines()
     assert code == 0, mends(lines)
     text = "\n".join(lines)
     for part in ("Python 3.", "1 packages, as requirements.lock says", "PyTorch ", " threads on ", "of memory free",
@@ -43,14 +33,15 @@ def test_a_sound_machine(sound, know):
         assert part in text
 
 
-def test_each_problem_has_its_mend(sound, know, monkeypatch, tmp_path):
+def test_each_problem_has_its_mend(sound, run_know, monkeypatch, tmp_path):
     (tmp_path / "requirements.lock").write_text("pytest==0.1\nnothing-such==2\n")
     monkeypatch.setattr(doctor, "NEEDED", 1 << 60)
     monkeypatch.setattr(doctor, "WORKER", 1 << 60)
     monkeypatch.setenv("PATH", "/nowhere")
     write_params(tmp_path / "params.yaml", {"rate": 2})
     monkeypatch.setattr(paths, "PARAMS", tmp_path / "params.yaml")
-    code, lines = know()
+    code, said, _ = run_know("doctor")
+    lines = said.splitlines()
     assert code == 1
     for said, mend in (
         (f"pytest {pytest.__version__} for 0.1, nothing-such nothing for 2", "make install"),
@@ -65,7 +56,7 @@ def test_each_problem_has_its_mend(sound, know, monkeypatch, tmp_path):
     assert "params.yaml: rate: got 2" in mends(lines)
 
 
-def test_data_that_is_damaged_or_not_here(sound, know, monkeypatch, tmp_path):
+def test_data_that_is_damaged_or_not_here(sound, monkeypatch, tmp_path):
     write_params(tmp_path / "params.yaml", {"meta_train": {"datasets": ["cifar10"]}})
     monkeypatch.setattr(paths, "PARAMS", tmp_path / "params.yaml")
     monkeypatch.setattr(paths, "RAW", tmp_path / "raw")

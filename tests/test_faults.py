@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import know.__main__
-from know import cli, paths
+from know import paths
 from know.prediction import files
 from know.prediction.known import HyperModel, save_hypermodel
 from know.run.process import INTERRUPTED
@@ -19,27 +19,19 @@ from know.weights.files import load_state, save_state
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """``know`` in this process, in a folder with five checkpoints."""
+def here(tmp_path, monkeypatch):
+    """A folder with five checkpoints, to be in."""
     monkeypatch.chdir(tmp_path)
     for k in range(5):
         save_state(
             {"bn.running_mean": torch.zeros(4), "w": torch.full((4, 4), float(k))}, tmp_path / f"{k}.safetensors"
         )
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["know", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return (caught.value.code or 0, *capsys.readouterr())
-
-    return run
-
 
 PREDICT = ("predict", *(f"{k}.safetensors" for k in range(5)), "--out", "out.safetensors", "--method", "linear")
 
 
-def test_theta_0_may_go_while_it_is_predicted_from(command, monkeypatch):
+def test_theta_0_may_go_while_it_is_predicted_from(here, run_know, monkeypatch):
     extrapolate = files.extrapolate
 
     def removed(*arguments, **options):
@@ -47,12 +39,12 @@ def test_theta_0_may_go_while_it_is_predicted_from(command, monkeypatch):
         return extrapolate(*arguments, **options)
 
     monkeypatch.setattr(files, "extrapolate", removed)
-    code, out, err = command(*PREDICT)
+    code, out, err = run_know(*PREDICT)
     assert code == 0 and out == "out.safetensors\n" and "BatchNorm" in err
     assert torch.equal(load_state(Path("out.safetensors"))["w"], torch.full((4, 4), 5.0))
 
 
-def test_a_full_disk_under_a_hyper_model(command, tmp_path):
+def test_a_full_disk_under_a_hyper_model(tmp_path):
     """The folder that was there stays."""
     save_hypermodel(HyperModel(3), tmp_path / "h")
     before = {path.name: path.read_bytes() for path in (tmp_path / "h").iterdir()}
