@@ -153,7 +153,7 @@ def connected(compute: Compute, most: int) -> Iterator[Client]:
     try:
         from dask import distributed
     except ImportError:
-        raise RuntimeError("compute.backend: dask is not installed: pip install 'know[cluster]'") from None
+        raise RuntimeError("compute.backend: dask is not installed: pip install 'know[dask]'") from None
     local = {"n_workers": min(jobs_of(compute), most), "threads_per_worker": 1, "dashboard_address": None}
     try:
         client = distributed.Client(compute.address, **({} if compute.address else local))
