@@ -20,8 +20,9 @@ import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -136,7 +137,7 @@ def read_idx(path: Path) -> np.ndarray:
             raise DataError(f"{path}: damaged: {error}") from None
 
 
-def _idx(file: IO[bytes], path: Path) -> np.ndarray:
+def _idx(file: BufferedIOBase, path: Path) -> np.ndarray:
     head = file.read(4)
     if len(head) < 4 or head[:3] != b"\0\0\x08":
         raise DataError(f"{path}: not an idx file of unsigned bytes")
