@@ -58,7 +58,7 @@ def cluster(place) -> Iterator[LocalCluster]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as made:
+        with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as made:
             yield made
 
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_connected_to_is_one_line(monkeypatch):
 
 
 def test_workers_with_several_threads_are_refused():
-    options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": None}
+    options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": ":0"}
     refused = pytest.raises(RuntimeError, match="--nthreads 1")
     with LocalCluster(**options) as made, refused, executor.connected(on(made), 1):
         pass

@@ -154,7 +154,7 @@ def connected(compute: Compute, most: int) -> Iterator[Client]:
         from dask import distributed
     except ImportError:
         raise RuntimeError("compute.backend: dask is not installed: pip install 'know[dask]'") from None
-    local = {"n_workers": min(jobs_of(compute), most), "threads_per_worker": 1, "dashboard_address": None}
+    local = {"n_workers": min(jobs_of(compute), most), "threads_per_worker": 1, "dashboard_address": ":0"}
     try:
         client = distributed.Client(compute.address, **({} if compute.address else local))
     except OSError as error:
