@@ -52,8 +52,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     measured: dict[str, set[bytes]] = {"validation": set(), "test": set()}
     fit, outcome = loop.fit, training_runs.outcome
 
-    def watched_fit(net, data: ImageSet, recipe, seed, *, validation=None, **options):
-        trained.update(keys(data.images))
+    def watched_fit(net, data: ImageSet | forgetting.Redrawn, recipe, seed, *, validation=None, **options):
+        trained.update(keys((data.data if isinstance(data, forgetting.Redrawn) else data).images))
         if validation is not None:
             selecting.update(keys(validation.images))
         return fit(net, data, recipe, seed, validation=validation, **options)
