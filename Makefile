@@ -24,9 +24,10 @@ endif
 	@echo
 	@echo "Done. Open reports/index.html: every notebook, figure and table."
 
-# A worker a core, each with whole test files: fixtures are made once, and two tests of a file do not meet.
+# A worker a core, each with whole test files: fixtures are made once, and two tests of a file do not meet. They come in
+# the order of tests/conftest.py.
 test: install
-	python -m pytest -n auto --dist loadfile
+	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: install
 	ruff check .

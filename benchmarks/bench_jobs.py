@@ -1,39 +1,60 @@
-"""The executor's speed-up: the same independent forgetting runs through one process and through several, in one run.
+"""What the executor costs and gains: `python benchmarks/bench_jobs.py [--jobs 2] [--runs 8] [--backend loky dask]`.
 
-python benchmarks/bench_jobs.py [--jobs 2]
+For each back end, in one run: the overhead of a task that does nothing, and the speed-up of independent runs of the
+meta-dataset over one process, whose results must be the same bit for bit.
 """
 
 import argparse
 import time
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 
-from know.data.images import load
-from know.meta.learning import draw_runs, run_paths
-from know.params import load as load_params
-from know.run.executor import run_all
+from know.meta.runs import MetaJob, draw_runs, meta_run
+from know.params import load
+from know.run.executor import map_all
 from know.run.options import Compute
+
+TASKS = 200
+
+
+@dataclass(frozen=True)
+class Nothing:
+    number: int
+
+
+def nothing(job: Nothing) -> None:
+    """The least that a task can do."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--backend", nargs="+", default=["loky", "dask"])
     options = parser.parse_args()
-    work = partial(run_paths, images=load("fashion-mnist-embedded", "train"))
-    specs = draw_runs(load_params().meta_train)[: options.runs]
-    taken, results = {}, {}
-    for jobs in (1, options.jobs):
-        compute = Compute(device="cpu", jobs=jobs, backend="loky")
-        run_all(work, specs[:jobs], compute, "warm-up")  # starting the processes is paid once a stage
-        start = time.perf_counter()
-        results[jobs] = run_all(work, specs, compute, f"{jobs} processes")
-        taken[jobs] = time.perf_counter() - start
-    for alone, together in zip(results[1], results[options.jobs], strict=True):
-        assert all(torch.equal(alone[kind], together[kind]) for kind in alone), "results depend on the processes"
-    print(f"{options.runs} runs: 1 process {taken[1]:.1f} s, {options.jobs} processes {taken[options.jobs]:.1f} s,")
-    print(f"speed-up {taken[1] / taken[options.jobs]:.2f}, with the same results bit for bit")
+    runs = [MetaJob(run) for run in draw_runs(load().meta_train)[: options.runs]]
+    begun = time.perf_counter()
+    alone = map_all(meta_run, runs, Compute(device="cpu", jobs=1, backend="loky", deterministic=False), "alone")
+    one = time.perf_counter() - begun
+    print(f"1 process: {len(runs)} runs in {one:.1f} s")
+    for backend in options.backend:
+        compute = Compute(device="cpu", jobs=options.jobs, backend=backend, deterministic=False)
+        taken = []
+        for tasks in (1, TASKS):  # starting the processes is paid once a stage
+            begun = time.perf_counter()
+            map_all(nothing, [Nothing(number) for number in range(tasks)], compute, backend)
+            taken.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        together = map_all(meta_run, runs, compute, backend)
+        several = time.perf_counter() - begun
+        for a, b in zip(alone, together, strict=True):
+            assert a.keys() == b.keys() and all(torch.equal(a[kind], b[kind]) for kind in a), (
+                "results depend on the back end"
+            )
+        overhead = 1000 * (taken[1] - taken[0]) / (TASKS - 1)
+        print(f"{backend}, {options.jobs} processes: {taken[0]:.1f} s to start, {overhead:.1f} ms a task,", end=" ")
+        print(f"{len(runs)} runs in {several:.1f} s, speed-up {one / several:.2f}, with the same results bit for bit")
 
 
 if __name__ == "__main__":

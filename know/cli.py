@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from know import paths
+from know.doctor import doctor
 from know.options import ParamError
 from know.params import Params, load
 from know.prediction.choices import OWN as OWN_CLASS
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 hypermodel_app = typer.Typer(help="Hyper-models: what there is, and import.", no_args_is_help=True)
 app.add_typer(hypermodel_app, name="hypermodel")
+app.command()(doctor)
 
 Scale = Literal["none", "path", "wnn"]
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.", dir_okay=False)]
@@ -210,14 +212,15 @@ def predict(
     if reads and len(checkpoints) > reads:
         typer.echo(f"{method} reads the last {reads} of {len(checkpoints)} checkpoints", err=True)
         checkpoints = checkpoints[-reads:]
+    with Checkpoint(checkpoints[-1]) as theta_0:
+        note = batchnorm_note(theta_0.tensors)
     predict_files(
         checkpoints, out, predictor, steps,
         device=device_named(device), dtype=None if dtype == "keep" else getattr(torch, dtype),
         overrides=parse_overrides(kind or ()), progress=True,
     )  # fmt: skip
-    with Checkpoint(checkpoints[-1]) as theta_0:
-        if note := batchnorm_note(theta_0.tensors):
-            typer.echo(note, err=True)
+    if note:
+        typer.echo(note, err=True)
     typer.echo(out)
 
 

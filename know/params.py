@@ -24,6 +24,9 @@ from know.prediction.options import Predict
 from know.prediction.predictors import PREDICTORS, Known
 from know.run.options import Compute
 from know.training.options import FineTuning, Forget
+from know.weights.limits import SizeError, check_document, shown
+
+DEPTH = 20  # sections in sections; a file of brackets would keep the parser busy for hours
 
 
 class Evaluate(Section):
@@ -185,7 +188,7 @@ def _line(error: ErrorDetails, *others: ErrorDetails) -> str:
         return f"{key}: missing; it must be given"
     if error["type"] == "value_error" and isinstance(error["input"], Mapping):
         return f"{key}.{reason}".removeprefix(".")  # from a section's own check, which names its key
-    return f"{key}: got {error['input']!r}; {reason[0].lower() + reason[1:]}"
+    return f"{key}: got {shown(error['input'])}; {reason[0].lower() + reason[1:]}"
 
 
 def load(path: Path = paths.PARAMS) -> Params:
@@ -195,11 +198,17 @@ def load(path: Path = paths.PARAMS) -> Params:
         ParamError: one line that names the file, the key, what was given and what is allowed.
     """
     try:
-        given = YAML(typ="safe").load(path.read_text())
+        text = path.read_text(encoding="utf-8")
+        yaml = YAML(typ="safe")
+        yaml.max_depth = DEPTH
+        given = yaml.load(text)
+        check_document(str(path), given, len(text))
     except OSError as error:
         raise ParamError(f"{path}: {error.strerror}") from None
-    except YAMLError as error:
-        raise ParamError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except SizeError as error:
+        raise ParamError(str(error)) from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise ParamError(f"{path}: not YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(given, Mapping):
         raise ParamError(f"{path}: expected sections such as downsize:, got {type(given).__name__}")
     try:

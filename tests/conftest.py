@@ -1,15 +1,30 @@
 """Micro experiments: every part of the real one, in seconds."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from ruamel.yaml import YAML
 
 from know import params as know_params
 from know import paths
 from know.data.images import ImageSet
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("suite", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+LONGEST = ("test_pipeline", "test_leakage", "test_sweep", "test_metatrain", "test_cli_predict", "test_notebook")
+"""Files that take longest come first, so that no core is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
 
 MICRO = {
     "compute": {"jobs": 1},
@@ -81,15 +96,40 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def micro_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> know_params.Params:
+    """Micro parameters, with everything that the stages write under this folder."""
+    for name in ("SPLITS", "TRAJECTORIES", "META", "HYPERMODEL", "PREDICTIONS", "RESULTS", "RUNS"):
+        monkeypatch.setattr(paths, name, folder / "data" / name.lower())
+    for name in ("BUILD", "REPORTS"):
+        monkeypatch.setattr(paths, name, folder / name.lower())
+    write_params(folder / "params.yaml", MICRO | {"reports": str(folder / "reports")})
+    return know_params.load(folder / "params.yaml")
+
+
 @pytest.fixture
 def micro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> know_params.Params:
-    """Micro parameters, with everything that the stages write under a temporary folder."""
-    for name in ("SPLITS", "TRAJECTORIES", "META", "HYPERMODEL", "PREDICTIONS", "RESULTS", "RUNS"):
-        monkeypatch.setattr(paths, name, tmp_path / "data" / name.lower())
-    for name in ("BUILD", "REPORTS"):
-        monkeypatch.setattr(paths, name, tmp_path / name.lower())
-    write_params(tmp_path / "params.yaml", MICRO | {"reports": str(tmp_path / "reports")})
-    return know_params.load(tmp_path / "params.yaml")
+    """``micro_in`` a folder of the test's own."""
+    return micro_in(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def run_know(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command in this process, which need not load PyTorch again: its arguments to exit code, output and errors."""
+    from know import cli
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["know", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        return (code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

@@ -179,7 +179,10 @@ def test_a_run_that_was_stopped_continues_to_the_same_weights(know, own, monkeyp
     assert code == 1 and err == "know: [Errno 28] No space left on device: 'run/theta_3.safetensors'\n"
     assert names("run") == ["forget.json", *saved] and saved[-1] == "theta_2.safetensors"
 
-    Path("run/.theta_3.safetensors.0a1b2c3d.tmp").write_bytes(b"what a killed run leaves")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = Path(f"run/.theta_3.safetensors.{paths._HOST}-{ended.pid}-0a1b2c3d.tmp")
+    left.write_bytes(b"what a killed run leaves")
     monkeypatch.setattr(custom, "save_state", save)
     before = {name: Path("run", name).stat().st_mtime_ns for name in saved}
     code, out, _ = know(GOOD)
@@ -190,6 +193,9 @@ def test_a_run_that_was_stopped_continues_to_the_same_weights(know, own, monkeyp
         a, b = (load_state(Path(folder) / f"theta_{k}.safetensors") for folder in ("run", "whole"))
         assert all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
 
+    with paths.claimed(Path("run")):
+        code, _, err = know(GOOD)
+    assert code == 1 and err == "know: run: another process works in it: wait for it, or choose another\n"
     code, _, err = know(GOOD + " --lr 0.01")
     assert code == 1 and "run/forget.json: the folder holds another run: lr was 0.001, now 0.01" in err
     Path("run/forget.json").write_text("[1")

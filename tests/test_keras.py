@@ -133,14 +133,13 @@ def test_a_wrong_layer_is_named_with_its_file(released, damage, message):
         import_keras(folder)
 
 
-def test_missing_and_foreign_files_are_one_line_and_leave_nothing(released):
+def test_missing_and_foreign_files_are_one_line_and_leave_nothing(released, run_know):
     folder, _ = released
     good = (folder / FILES["conv"]).read_bytes()
     for content, message in ((None, "no such file"), (b"not HDF5", "not a readable HDF5 file"), (good[:4000], "HDF5")):
         (folder / FILES["conv"]).unlink(missing_ok=True)
         if content is not None:
             (folder / FILES["conv"]).write_bytes(content)
-        done = know("hypermodel", "import-keras", folder, "--out", folder / "out")
-        assert done.returncode == 1 and done.stderr.count("\n") == 1
-        assert "KNOWN_Conv.h5" in done.stderr and message in done.stderr
+        code, _, said = run_know("hypermodel", "import-keras", folder, "--out", folder / "out")
+        assert code == 1 and said.count("\n") == 1 and "KNOWN_Conv.h5" in said and message in said
         assert not (folder / "out").exists() and not list(folder.glob(".*"))

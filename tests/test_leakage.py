@@ -1,12 +1,19 @@
 """Who sees which images: no test image before the last measurement, and meta-training's and the experiment's pools apart."""
 
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
 import pytest
 import torch
+from conftest import micro_in
 
+from know import paths
 from know.data.images import ImageSet, load
 from know.data.splits import Split, Task, downstream_parts, downstream_task, meta_pool, source_task
 from know.meta import runs as meta_runs
-from know.params import shared_images
+from know.params import Params, shared_images
 from know.stages import downsize, evaluate, forget, meta_train, predict
 from know.stages.results import read_csv, split_path
 from know.training import fine_tuning, forgetting, loop
@@ -19,55 +26,75 @@ def keys(images: torch.Tensor) -> set[bytes]:
     return {image.numpy().tobytes() for image in images}
 
 
-def test_training_and_selection_never_see_test_images(micro, monkeypatch):
-    trained, selected = set(), set()
-    real = loop.fit
+@cache
+def images_for_tests() -> set[bytes]:
+    return set().union(*(keys(load(name, "test").images) for name in ("fashion-mnist-embedded", "mnist-embedded")))
 
-    def spy(net, data: ImageSet, recipe, seed, *, validation=None, **options):
-        trained.update(keys(data.images))
+
+@dataclass(frozen=True)
+class Seen:
+    """The micro experiment, the images that each of its parts saw, and the tables that it wrote."""
+
+    params: Params
+    by_source: set[bytes]
+    by_meta: set[bytes]
+    downstream: set[bytes]
+    selecting: set[bytes]
+    measured: dict[str, set[bytes]]
+    splits: list[Split]
+    tables: dict[str, pd.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """The stages as they are run, watched."""
+    trained, selecting, by_part = set(), set(), []
+    measured: dict[str, set[bytes]] = {"validation": set(), "test": set()}
+    fit, outcome = loop.fit, training_runs.outcome
+
+    def watched_fit(net, data: ImageSet | forgetting.Redrawn, recipe, seed, *, validation=None, **options):
+        trained.update(keys((data.data if isinstance(data, forgetting.Redrawn) else data).images))
         if validation is not None:
-            selected.update(keys(validation.images))
-        return real(net, data, recipe, seed, validation=validation, **options)
+            selecting.update(keys(validation.images))
+        return fit(net, data, recipe, seed, validation=validation, **options)
 
-    for module in (training_runs, forgetting, meta_runs, fine_tuning):
-        monkeypatch.setattr(module, "fit", spy)
-    downsize.run(micro)
-    forget.run(micro)
-    of_source = set(trained)
-    trained.clear()
-    meta_train.run(micro)
-    of_meta = set(trained)
-    trained.clear()
-    predict.run(micro)
-    test = set().union(*(keys(load(name, "test").images) for name in ("fashion-mnist-embedded", "mnist-embedded")))
+    def watched_outcome(net, data: ImageSet):
+        found = keys(data.images)
+        measured["test" if found & images_for_tests() else "validation"].update(found)
+        return outcome(net, data)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        micro = micro_in(tmp_path_factory.mktemp("experiment"), monkeypatch)
+        for module in (training_runs, forgetting, meta_runs, fine_tuning):
+            monkeypatch.setattr(module, "fit", watched_fit)
+        for stages in ((downsize, forget), (meta_train,), (predict, evaluate)):
+            for stage in stages:
+                if stage is evaluate:  # before it, test images measure how far forgetting went
+                    monkeypatch.setattr(training_runs, "outcome", watched_outcome)
+                stage.run(micro)
+            by_part.append(set(trained))
+            trained.clear()
+        splits = [Split.read(split_path(seed)) for seed in micro.downsize.source_seeds]
+        tables = {path.stem: read_csv(path.name) for path in paths.RESULTS.glob("*.csv")}
+    return Seen(micro, *by_part, selecting, measured, splits, tables)
+
+
+def test_training_and_selection_never_see_test_images(seen):
     labelled, held = (
         keys(part.images)
-        for part in downstream_parts(downstream_task(micro.downsize), micro.evaluate.validation_images, CPU)
+        for part in downstream_parts(downstream_task(seen.params.downsize), seen.params.evaluate.validation_images, CPU)
     )
-    measured: dict[str, set[bytes]] = {"validation": set(), "test": set()}
-    real_outcome = training_runs.outcome
-
-    def watch(net, data: ImageSet):
-        found = keys(data.images)
-        measured["test" if found & test else "validation"].update(found)
-        return real_outcome(net, data)
-
-    monkeypatch.setattr(training_runs, "outcome", watch)
-    evaluate.run(micro)
-    assert trained and trained <= labelled and not trained & held
-    assert len(of_source) > 300 and len(of_meta) > 100 and len(selected) >= 60
-    assert not (of_source | of_meta | selected) & test
-    assert not of_meta & (of_source | labelled | held | selected)  # other data sets
-    assert measured["test"] <= test and measured["validation"] == held
-    for seed in micro.downsize.source_seeds:
-        split = Split.read(split_path(seed))
+    assert seen.downstream and seen.downstream <= labelled and not seen.downstream & held
+    assert len(seen.by_source) > 300 and len(seen.by_meta) > 100 and len(seen.selecting) >= 60
+    assert not (seen.by_source | seen.by_meta | seen.selecting) & images_for_tests()
+    assert not seen.by_meta & (seen.by_source | labelled | held | seen.selecting)  # other data sets
+    assert seen.measured["test"] <= images_for_tests() and seen.measured["validation"] == held
+    for split in seen.splits:
         assert not set(split.validation.tolist()) & set(split.order.tolist())
 
 
-def test_what_the_evaluation_writes(micro):
-    for stage in (downsize, forget, meta_train, predict, evaluate):
-        stage.run(micro)
-    transfer, selection = read_csv("transfer.csv"), read_csv("selection.csv")
+def test_what_the_evaluation_writes(seen):
+    transfer, selection = seen.tables["transfer"], seen.tables["selection"]
     assert list(transfer.columns)[:8] == [
         "source",
         "arch",
@@ -101,14 +128,14 @@ def test_what_the_evaluation_writes(micro):
     assert all(means[method, row.steps] == pytest.approx(row.accuracy, rel=1e-4) for method, row in best.iterrows())
 
     # The same weights fine-tuned the same way give the same numbers, however they are called.
-    headroom, forgotten = read_csv("headroom.csv"), read_csv("forgotten.csv")
+    headroom, forgotten = seen.tables["headroom"], seen.tables["forgotten"]
     by = ["fraction", "source_seed", "downstream_seed"]
     for table, column, value, method in ((headroom, "images", 384, "more_data"), (forgotten, "k", 0, "naive"),
                                          (headroom, "images", 192, "naive"), (headroom, "images", 0, "scratch")):  # fmt: skip
         own = table[table[column] == value].sort_values(by).accuracy.tolist()
         assert own == transfer[transfer.method == method].sort_values(by).accuracy.tolist()
     assert set(headroom.images) == {0, 96, 192, 384} and set(forgotten.k) == {0, 1, 2, 3, 4}
-    assert set(read_csv("learning_curves.csv").epoch) == {0, 1}
+    assert set(seen.tables["learning_curves"].epoch) == {0, 1}
 
 
 def test_downstream_draws_are_nested_in_source_seeds(micro):
@@ -155,9 +182,16 @@ def test_what_perturbs_is_not_what_theta_0_was_trained_from(micro):
     assert source_task(micro.downsize).name == "mnist-embedded:0-2-4-6-8"
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of runs, for tests that differ only in what comes after training."""
+    return tmp_path_factory.mktemp("store")
+
+
 @pytest.mark.parametrize("rule", ["copy", "predict", "reset", "re-estimate"])
-def test_one_rule_for_batchnorm_for_every_start(micro, monkeypatch, rule):
+def test_one_rule_for_batchnorm_for_every_start(micro, store, monkeypatch, rule):
     """Methods, controls, the real Θ_{-1}, Θ_k and the headroom's nets alike."""
+    monkeypatch.setattr(paths, "RUNS", store)
     update = {
         "forget": micro.forget.model_copy(update={"architecture": "cnn-bn"}),
         "predict": micro.predict.model_copy(update={"batchnorm": rule}),

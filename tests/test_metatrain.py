@@ -290,11 +290,8 @@ def test_peak_memory_does_not_grow_with_the_files(tmp_path):
     assert peaks["large"][0] - peaks["small"][0] < 40e6
 
 
-def know(*args) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "know", *map(str, args)], capture_output=True, text=True)
-
-
-def test_the_command_trains_on_a_folder(exponential, tmp_path):
+def test_the_command_trains_on_a_folder(exponential, tmp_path, run_know, monkeypatch):
+    monkeypatch.setattr("know.paths.RUNS", tmp_path / "runs")
     values = YAML().load(Path("params.yaml").read_text())
     values["meta_train"]["known"] |= {"steps": 30, "batch_size": 256}
     values["meta_train"]["runs"]["held_out"] = 2
@@ -303,13 +300,13 @@ def test_the_command_trains_on_a_folder(exponential, tmp_path):
         YAML().dump(values, file)
     folder = exponential[0].path.parent
     options = ("--params", tmp_path / "params.yaml", "--scale", "path")
-    done = know("meta-train", "--data", folder, "--out", tmp_path / "out", *options)
-    assert done.returncode == 0, done.stderr
-    assert "linear" in done.stdout and "no change" in done.stdout
+    code, said, wrong = run_know("meta-train", "--data", folder, "--out", tmp_path / "out", *options)
+    assert code == 0, wrong
+    assert "linear" in said and "no change" in said
     model = load_hypermodel(tmp_path / "out")
     assert model.scale == "path" and model.description == "meta-trained on 5 runs"
 
     (folder / "broken.mat").write_text("text")
-    done = know("meta-train", "--data", folder, "--out", tmp_path / "other", *options)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "broken.mat" in done.stderr
+    code, _, wrong = run_know("meta-train", "--data", folder, "--out", tmp_path / "other", *options)
+    assert code == 1 and wrong.count("\n") == 1 and "broken.mat" in wrong
     assert not (tmp_path / "other").exists()

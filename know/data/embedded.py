@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from know import paths
+from know.data.decoding import decoded
 from know.data.sources import Arrays, DataError, Part, digest
 
 COLUMNS = 50  # images a row of a sprite
@@ -44,9 +45,9 @@ def read_embedded(folder: Path, part: Part) -> Arrays:
         sprites = []
         for label in range(len(classes)):
             path = folder / part / f"{label}.png"
-            sprite = np.asarray(Image.open(path))
+            sprite = np.asarray(decoded(path))
             sprites.append(sprite.reshape(-1, side, COLUMNS, side).transpose(0, 2, 1, 3).reshape(-1, 1, side, side))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{folder}: embedded images cannot be read ({error}); restore them with git checkout") from None
     images = np.concatenate(sprites)
     labels = np.repeat(np.arange(len(classes)), [len(sprite) for sprite in sprites])

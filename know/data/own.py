@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from know.data.decoding import decoded
 from know.data.images import equal_batches
 from know.options import reason
 from know.run.progress import track
@@ -29,11 +30,7 @@ NORMALISATIONS: dict[Normalisation, tuple[tuple[float, float, float], tuple[floa
 
 
 def _read_image(path: str) -> Image.Image:
-    try:
-        with Path(path).open("rb") as file:
-            return Image.open(file).convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow raises either for a damaged file
-        raise ValueError(f"{path}: not a readable image ({error}); repair or remove it") from None
+    return decoded(Path(path)).convert("RGB")
 
 
 def image_folder(folder: Path, size: int, normalisation: Normalisation) -> Samples:

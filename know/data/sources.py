@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import math
 import os
 import pickle
 import shutil
@@ -16,14 +17,17 @@ import socket
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from know import paths
+from know.weights.limits import check
 
 Part = Literal["train", "test"]
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -124,19 +128,33 @@ def _find(folder: Path, name: str) -> Path:
 
 def read_idx(path: Path) -> np.ndarray:
     """An idx file of unsigned bytes, gzipped or not: two zero bytes, type 8, rank, big-endian sizes, data."""
-    raw = path.read_bytes()
-    raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    if len(raw) < 4 or raw[:3] != b"\0\0\x08":
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        try:
+            return _idx(gzip.GzipFile(fileobj=raw) if packed else raw, path)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{path}: damaged: {error}") from None
+
+
+def _idx(file: BufferedIOBase, path: Path) -> np.ndarray:
+    head = file.read(4)
+    if len(head) < 4 or head[:3] != b"\0\0\x08":
         raise DataError(f"{path}: not an idx file of unsigned bytes")
-    rank = raw[3]
-    shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(rank)]
-    if len(raw) != 4 + 4 * rank + int(np.prod(shape)):
+    sizes = file.read(4 * head[3])
+    shape = [int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4)]
+    count = math.prod(shape)
+    check(str(path), count, path.stat().st_size)
+    data = file.read(count)
+    if len(shape) != head[3] or len(data) != count or file.read(1):
         raise DataError(f"{path}: truncated: its header announces {shape}")
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape).copy()
+    return np.frombuffer(data, np.uint8).reshape(shape).copy()
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """CIFAR's batches are pickles: of dictionaries, lists and one array, and nothing else is let in."""
+class _ArraysOnly(pickle._Unpickler):
+    """CIFAR's batches are pickles: of dictionaries, lists and one array, and nothing else is let in.
+
+    The standard library's reader in Python: the one in C takes whatever memory a file's first bytes ask for."""
 
     def find_class(self, module: str, name: str) -> object:
         allowed = {
@@ -152,13 +170,15 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _read_batch(path: Path) -> Arrays:
-    with path.open("rb") as file:
-        try:
+    try:
+        with path.open("rb") as file:
             batch = _ArraysOnly(file, encoding="bytes").load()
-        except (pickle.UnpicklingError, EOFError) as error:
-            raise DataError(f"{path}: not one of CIFAR's batches ({error})") from None
-    labels = batch[b"labels"] if b"labels" in batch else batch[b"fine_labels"]
-    return np.asarray(batch[b"data"]).reshape(-1, 3, 32, 32), np.asarray(labels, np.int64)
+        labels = batch[b"labels"] if b"labels" in batch else batch[b"fine_labels"]
+        return np.asarray(batch[b"data"]).reshape(-1, 3, 32, 32), np.asarray(labels, np.int64)
+    except (DataError, OSError):
+        raise
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise DataError(f"{path}: not one of CIFAR's batches ({' '.join(str(error).split())[:160]})") from None
 
 
 # --- torchvision ------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from know.paths import atomic
+from know.weights.hdf5 import array_of, opened
 from know.weights.kinds import KINDS, Kind, Pointwise, State, kinds_of
 
 Array = Literal["ConvWeights", "OtherKernels", "FCWeights", "Bias"]
@@ -45,18 +45,6 @@ def _unit(array: Array) -> int:
 
 class LayoutError(ValueError):
     """A file is not of the published layout. The message is one line that names the file."""
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[h5py.File]:
-    try:
-        file = h5py.File(path, "r")
-    except FileNotFoundError:
-        raise LayoutError(f"{path}: no such file") from None
-    except OSError as error:
-        raise LayoutError(f"{path}: not a readable HDF5 file: {' '.join(str(error).split())}") from None
-    with file:
-        yield file
 
 
 def weight_paths(trajectory: Sequence[State], pointwise: Pointwise = "fc") -> Paths:
@@ -132,12 +120,12 @@ class RunFile:
         Raises:
             LayoutError: the file is missing, not HDF5, or not of this layout.
         """
-        with _reading(path) as file:
+        with opened(path, LayoutError) as file:
             shapes: dict[Array, tuple[int, ...]] = {}
             for name in ARRAYS:
                 if name in file:
-                    stored = file[name]
-                    if not isinstance(stored, h5py.Dataset) or stored.dtype.kind != "f":
+                    stored = array_of(file, name)
+                    if stored is None or stored.dtype.kind != "f":
                         raise LayoutError(f"{path}: {name}: expected an array of floats")
                     shapes[name] = stored.shape
             spec = json.loads(file.attrs[SPEC]) if SPEC in file.attrs else None
@@ -173,7 +161,7 @@ class RunFile:
 
     def read(self, array: Array, start: int = 0, stop: int | None = None) -> Tensor:
         """Paths (n, P) as float32. ``start`` and ``stop`` count scalars; of 3×3 kernels, kernels, all nine scalars each."""
-        with _reading(self.path) as file:
+        with opened(self.path, LayoutError) as file:
             stored = file[array]
             part = slice(start, stop)
             if self.reversed:

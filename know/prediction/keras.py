@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from know.prediction.known import KNOWN, HyperModel
+from know.weights.hdf5 import array_of, opened
 from know.weights.kinds import Kind
 
 FILES: dict[Kind, str] = {"conv": "KNOWN_Conv.h5", "fc": "KNOWN_FC.h5", "bias": "KNOWN_Bias.h5"}
@@ -43,13 +44,7 @@ def import_keras(folder: Path) -> HyperModel:
 
 def read_known(path: Path) -> KNOWN:
     """One KNOWN from one Keras file, in which ``dense_1/dense_1/kernel:0`` (in, out) and ``bias:0`` are layer 1's."""
-    try:
-        file = h5py.File(path, "r")
-    except FileNotFoundError:
-        raise KerasError(f"{path}: no such file") from None
-    except OSError as error:
-        raise KerasError(f"{path}: not a readable HDF5 file: {' '.join(str(error).split())}") from None
-    with file:
+    with opened(path, KerasError) as file:
         kernel = _array(file, path, "dense/dense/kernel:0")
         if kernel.ndim != 2 or kernel.shape[0] < 2 or kernel.shape[1] != 64:
             raise KerasError(f"{path}: dense/dense/kernel:0: expected shape (S, 64), got {kernel.shape}")
@@ -69,12 +64,9 @@ def read_known(path: Path) -> KNOWN:
 
 
 def _array(file: h5py.File, path: Path, name: str) -> np.ndarray:
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset):
+    found = array_of(file, name)
+    if found is None:
         raise KerasError(f"{path}: {name}: no such layer")
     if found.dtype.kind != "f":
         raise KerasError(f"{path}: {name}: expected an array of floats, got {found.dtype}")
-    try:
-        return np.asarray(found[()])
-    except OSError as error:
-        raise KerasError(f"{path}: {name}: cannot be read: {' '.join(str(error).split())}") from None
+    return np.asarray(found[()])

@@ -183,15 +183,29 @@ def load_hypermodel(name_or_dir: str | Path) -> HyperModel:
         for key, value, allowed in (("scale", scale, get_args(Scale)), ("pointwise", pointwise, get_args(Pointwise))):
             if value not in allowed:
                 raise ValueError(f"{key}: got {value!r}; allowed: {', '.join(allowed)}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{config}: not a hyper-model's configuration: {error}") from None
+    states = {kind: _stored(folder / f"{kind}.safetensors", length) for kind in KINDS}
     model = HyperModel(length, description, cast(Scale, scale), cast(Pointwise, pointwise))
-    for kind in KINDS:
-        path = folder / f"{kind}.safetensors"
+    for kind, state in states.items():
         try:
-            model.of(kind).load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise ValueError(
-                f"{path}: not a KNOWN of history_length {length}: {' '.join(str(error).split())}"
-            ) from None
+            model.of(kind).load_state_dict(state)
+        except RuntimeError as error:
+            raise _not_known(folder / f"{kind}.safetensors", length, error) from None
     return model.eval()
+
+
+def _stored(path: Path, length: int) -> dict[str, Tensor]:
+    """A KNOWN's file. That it was trained for this length is checked before a network of that size is made."""
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _not_known(path, length, error) from None
+    if (first := state.get("weights.inner.weight")) is None or first.shape != (64, length):
+        found = "missing" if first is None else f"of shape {tuple(first.shape)}"
+        raise _not_known(path, length, f"weights.inner.weight is {found}")
+    return state
+
+
+def _not_known(path: Path, length: int, reason: object) -> ValueError:
+    return ValueError(f"{path}: not a KNOWN of history_length {length}: {' '.join(str(reason).split())[:300]}")

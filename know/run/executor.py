@@ -4,20 +4,27 @@ A result does not depend on how many processes there are. Each run is recorded i
 process that does it, so that whatever stops a stage, finished runs are never done again.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import joblib
 import torch
 
+from know import paths
 from know.run.device import device_named, on
 from know.run.options import Compute
+from know.run.process import serve
 from know.run.progress import track
-from know.run.store import code_digest, key_of, once
+from know.run.store import code_digest, key_of, once, record_path
+
+if TYPE_CHECKING:
+    from dask.distributed import Client
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -91,8 +98,15 @@ def run_all(function: Callable[[J], R], jobs: Sequence[J], compute: Compute, des
     keys = [key_of(function, job, how) for job in jobs]
     distinct = dict(zip(keys, jobs, strict=True))  # two jobs may read the same content from two places
     recorded = _Recorded(function, code_digest(function.__module__))
+    for folder in paths.RUNS.glob("*"):
+        paths.sweep(folder)
     for _ in _parallel(recorded, list(distinct.values()), compute, description):
         pass
+    if lost := [key for key in distinct if not record_path(key).exists()]:
+        raise RuntimeError(
+            f"{len(lost)} of {len(distinct)} records are not in {paths.RUNS}: the workers have another store of runs;"
+            " set KNOW_RUNS to one folder that all can reach"
+        )
     results = {key: one(function, job, compute) for key, job in distinct.items()}
     return [results[key] for key in keys]
 
@@ -115,9 +129,37 @@ def _parallel(
 ) -> Iterator[T]:
     if not jobs:
         return
-    with joblib.parallel_config(
-        backend=compute.backend, inner_max_num_threads=1 if compute.backend == "loky" else None
-    ):
+    if compute.backend == "dask":
+        with connected(compute, len(jobs)) as client:
+            futures = client.map(function, jobs, [compute] * len(jobs), pure=False)
+            yield from track((future.result() for future in futures), total=len(jobs), desc=description)
+        return
+    options = {"inner_max_num_threads": 1, "initializer": serve, "initargs": (os.getpid(),)}
+    with joblib.parallel_config(backend="loky", **options):
         parallel = joblib.Parallel(n_jobs=min(jobs_of(compute), len(jobs)), return_as="generator")
         results = parallel(joblib.delayed(function)(job, compute) for job in jobs)
         yield from track(results, total=len(jobs), desc=description)
+
+
+@contextmanager
+def connected(compute: Compute, most: int) -> Iterator[Client]:
+    """A dask client: of the cluster at ``compute.address``, or of one made for the block on this machine, with no more
+    workers than ``most``.
+
+    Raises:
+        RuntimeError: dask is not installed, nothing answers at the address, or a worker has several threads, in which
+            runs would share one random generator.
+    """
+    try:
+        from dask import distributed
+    except ImportError:
+        raise RuntimeError("compute.backend: dask is not installed: pip install 'know[dask]'") from None
+    local = {"n_workers": min(jobs_of(compute), most), "threads_per_worker": 1, "dashboard_address": ":0"}
+    try:
+        client = distributed.Client(compute.address, **({} if compute.address else local))
+    except OSError as error:
+        raise RuntimeError(f"compute.address: no dask scheduler answers at {compute.address}: {error}") from None
+    with client:
+        if any(threads > 1 for threads in client.nthreads().values()):
+            raise RuntimeError("compute.backend: dask's workers must have one thread each: dask worker --nthreads 1")
+        yield client

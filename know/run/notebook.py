@@ -61,7 +61,7 @@ def run(notebook: Path, out: Path, sections: Mapping[str, object]) -> None:
 
     _environment()
     with paths.atomic(out) as temporary:
-        executed = temporary.with_suffix(".ipynb")
+        executed = temporary.with_name(f"{temporary.name}.ipynb")
         try:
             papermill.execute_notebook(
                 str(notebook),

@@ -8,12 +8,14 @@ from know.options import Count, Section
 
 
 class Compute(Section):
-    """Where the work runs. No result depends on ``jobs`` or ``backend``.
+    """Where the work runs. No result depends on ``jobs``, ``backend`` or ``address``.
 
+    ``address``: of dask's scheduler, as ``tcp://host:8786``; none: a cluster is made on this machine, for the work alone.
     ``deterministic``: CUDA gives the same bits every time, at some cost; the CPU does in any case.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     jobs: Literal["auto"] | Count
-    backend: Literal["loky", "dask", "ray"]
+    backend: Literal["loky", "dask"]
+    address: str | None = None
     deterministic: bool

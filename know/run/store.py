@@ -236,7 +236,7 @@ def _read(folder: Path, hint: object) -> object | None:
         whole = [hashlib.sha256(json.dumps(record["result"]).encode()).hexdigest(), file_digest(tensors)]
         if whole == record["digests"]:
             return _unpacked(record["result"], hint, load_file(tensors))
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, SafetensorError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
         pass
     shutil.rmtree(folder, ignore_errors=True)
     return None

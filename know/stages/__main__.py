@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from know import params, paths
 from know.data.sources import DataError
 from know.run.notebook import ANSI, NotebookError, run
+from know.run.process import INTERRUPTED, behave
 from know.run.progress import Watch
 from know.stages.dependencies import changed, digests
 
@@ -45,6 +46,7 @@ def run_stage(name: str, root: Path = paths.ROOT) -> None:
 
 
 def main() -> int:
+    behave()
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m know.stages")
     parser.add_argument("stage")
     try:
@@ -54,7 +56,7 @@ def main() -> int:
         print(message if sys.stderr.isatty() else ANSI.sub("", message), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return 0
 
 

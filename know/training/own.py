@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from know.data.own import DatasetPart, Normalisation, Samples, image_folder, labels_of
 from know.data.subsets import nested_subsets, stratified_order
 from know.options import Count, LearningRate, Rate, Section, imported, reason
-from know.paths import atomic
+from know.paths import atomic, claimed, sweep
 from know.tasks.classification import outcomes
 from know.training.forgetting import forget_further, state_of
 from know.training.loop import Recipe
@@ -149,6 +149,11 @@ class Run:
 
     def measured(self) -> Iterator[Measured]:
         """Forget, and measure Θ_0, …, Θ_{S-1} on D_0, each as soon as it is on disk; what is there already is kept."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        with claimed(self.out):
+            yield from self._measured()
+
+    def _measured(self) -> Iterator[Measured]:
         self._claim()
         settings, done = self.settings, 0
         while done + 1 < settings.length and self.path(done + 1).exists():
@@ -180,8 +185,7 @@ class Run:
     def _claim(self) -> None:
         """The folder is this run's from now on, if it was no other's."""
         record = self.out / "forget.json"
-        for stale in self.out.glob(".theta_*.tmp"):  # of a run killed while it wrote
-            stale.unlink()
+        sweep(self.out)
         if record.exists():
             try:
                 there = dict(json.loads(record.read_text()))
