@@ -67,7 +67,10 @@ class Report(Section):
 
 
 class Params(Section):
-    """All of ``params.yaml``."""
+    """All of ``params.yaml``.
+
+    ``shown_epochs``: the most epochs of each training that notebooks 02 and 05 show in the open; None: as many as the stage's.
+    """
 
     rate: Rate
     history_length: Annotated[int, Field(ge=2, le=20)]
@@ -79,6 +82,7 @@ class Params(Section):
     predict: Predict
     evaluate: Evaluate
     report: Report
+    shown_epochs: Count | None
 
     def __getattr__(self, name: str) -> Any:
         if name in type(self).model_fields:
@@ -121,6 +125,10 @@ class Params(Section):
                     f"report.contrasts: got {sorted(pair)}; allowed: two different starts, each pair once, among"
                     f" {', '.join(sorted(named))}"
                 )
+        if self.predict.kept == "last" and self.evaluate.steps != "last":
+            raise ValueError(
+                f"predict.kept: got last; allowed: all, for evaluate.steps = {self.evaluate.steps} fine-tunes every step"
+            )
         own = {self.downsize.dataset, self.downsize.downstream_dataset}
         for name in self.meta_train.datasets if self.downsize.meta_share else ():
             twins = {other for other in own if dataset(other).images == dataset(name).images}

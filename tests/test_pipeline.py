@@ -6,14 +6,19 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import MICRO, write_params
 from ruamel.yaml import YAML
 
 from know import paths
+from know.params import load
+from know.stages import estimate
+from know.stages.results import SavedStart
 
 STAGES = ["downsize", "forget", "meta_train", "predict", "evaluate", "report"]
 
@@ -92,6 +97,20 @@ def test_everything_promised_is_made(copy):
     metrics = json.loads((reports / "metrics.json").read_text())
     naive = transfer[transfer.method == "naive"]
     assert metrics["accuracy"]["naive_0"] == pytest.approx(naive.accuracy.mean(), rel=1e-5)
+
+
+def test_what_was_estimated_is_what_was_run(copy):
+    params = load(copy.root / "params.yaml")
+    starts = pd.read_csv(copy.root / "data" / "predictions" / "starts.csv", keep_default_na=False)
+    planned = estimate.planned_starts(params, {96, 192, 384}, {"features.weight": torch.ones(2, 2)})
+    assert sorted(map(str, planned)) == sorted(str(SavedStart(**row)) for row in starts.to_dict("records"))
+    records = (copy.root / "data" / "runs").rglob("record.json")
+    runs = Counter(json.loads(record.read_text())["run"].rpartition(":")[2] for record in records)
+    work = {one.what: one.runs for stage in estimate.works(params).values() for one in stage}
+    assert runs["transfer"] == work["fine-tuning"] and runs["learning_curve"] == work["learning curves"]
+    assert runs["train_source"] == work["training, at most"] and runs["train_on"] == work["training on"]
+    assert runs["forget_path"] == work["forgetting"] + work["as long, on all of D_0"]
+    assert runs["meta_run"] == 6
 
 
 def test_a_second_run_runs_nothing(copy):

@@ -130,9 +130,23 @@ def test_architectures(name, channels, side):
     images = torch.rand(4, channels, side, side)
     assert net(images).shape == (4, 7)
     count = sum(p.numel() for p in net.parameters())
-    assert count < 3_000_000 or name == "resnet18"
+    assert count < 3_000_000 or name.startswith("resnet18")
     net(images).sum().backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+def test_the_released_resnet18():
+    """Of its code: a 7×7 stem, 20 convolutions with biases, 34 pixels in its first two stages; 11 M parameters."""
+    net = build("resnet18-released", 3, 100, 0)
+    convolutions = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert convolutions[0].kernel_size == (7, 7) and len(convolutions) == 20
+    assert all(conv.bias is not None for conv in convolutions)
+    stages = [m for m in net.features if hasattr(m, "branch")]
+    sides = []
+    for stage in stages:
+        stage.register_forward_hook(lambda module, given, out: sides.append((out.shape[1], out.shape[-1])))
+    net(torch.zeros(2, 3, 32, 32))
+    assert sides == [(64, 34)] * 2 + [(128, 34)] * 2 + [(256, 17)] * 2 + [(512, 9)] * 2
 
 
 def test_sample_net_is_the_released_one():

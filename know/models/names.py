@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-ARCHITECTURES = ("cnn", "cnn-bn", "resnet", "mobilenet", "shufflenet", "densenet", "resnet18")
+ARCHITECTURES = ("cnn", "cnn-bn", "resnet", "mobilenet", "shufflenet", "densenet", "resnet18", "resnet18-released")
 TIMM = "timm:"
 """In front of the name of a network of timm's, ``timm:resnet18``."""
 

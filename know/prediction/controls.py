@@ -39,6 +39,8 @@ from pydantic import Field
 from know.prediction.choices import Options, any_of, option_named
 
 if TYPE_CHECKING:
+    import torch
+
     from know.prediction.retrodict import Predictor
     from know.weights.algebra import Weights
     from know.weights.kinds import State, TensorKind
@@ -52,7 +54,7 @@ class Case:
     ``fresh``: a freshly initialised net's state. ``seed``: of the random directions, the same on every device.
     ``trained_on``: Θ_0 after the forgetting runs' compute on D_0, if that was done. ``sham``: the path of as many steps of
     training, but on all of D_0, if there is one; as ``trajectory``. ``methods``: what other methods predicted, by the name
-    of their start.
+    of their start. ``device``: where to predict; None is where Θ_0 is.
     """
 
     trajectory: Sequence[State]
@@ -63,6 +65,14 @@ class Case:
     trained_on: State | None = None
     sham: Sequence[State] = ()
     methods: Mapping[str, Sequence[State]] = field(default_factory=dict)
+    device: torch.device | None = None
+
+    def retrodicted(self, trajectory: Sequence[State]) -> list[Weights]:
+        """What the predictor makes of another trajectory, in as many steps."""
+        from know.prediction.retrodict import retrodict
+
+        states = retrodict(trajectory, self.predictor, len(self.predicted), device=self.device)
+        return [self.weights(state) for state in states]
 
     @cached_property
     def kinds(self) -> dict[str, TensorKind]:
@@ -189,10 +199,7 @@ class Repeated(Control):
     control: Literal["repeated"] = "repeated"
 
     def starts(self, case: Case) -> list[Weights]:
-        from know.prediction.retrodict import retrodict
-
-        still = [case.trajectory[-1]] * len(case.trajectory)
-        return [case.weights(state) for state in retrodict(still, case.predictor, len(case.predicted))]
+        return case.retrodicted([case.trajectory[-1]] * len(case.trajectory))
 
 
 def _sham(case: Case, name: str) -> Sequence[State]:
@@ -211,10 +218,7 @@ class Sham(Control):
     control: Literal["sham"] = "sham"
 
     def starts(self, case: Case) -> list[Weights]:
-        from know.prediction.retrodict import retrodict
-
-        states = retrodict(_sham(case, "sham"), case.predictor, len(case.predicted))
-        return [case.weights(state) for state in states]
+        return case.retrodicted(_sham(case, "sham"))
 
 
 class AverageOnAll(Control):

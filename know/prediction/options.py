@@ -34,6 +34,7 @@ class Predict(Section):
     ``candidate``: the method that is judged, and to whose prediction the controls are held; where it cannot be run, the first
     that can. ``batchnorm``: the rule for all starts; "reset predicted", the released code's way, resets what was predicted
     and re-estimates what was trained. ``crossed``: starts that are made under the other of "reset" and "re-estimate" too.
+    ``kept``: of which steps the weights are kept: "all", or "last", all of the candidate's but of the others only the last.
     """
 
     methods: tuple[Annotated[tuple[AnyPredictor, ...], Field(min_length=1), BeforeValidator(_combinations)], ...]
@@ -42,6 +43,7 @@ class Predict(Section):
     steps: Annotated[int, Field(ge=1, le=10)]
     batchnorm: Literal["copy", "predict", "reset", "re-estimate", "reset predicted"]
     crossed: Annotated[tuple[str, ...], AfterValidator(distinct)]
+    kept: Literal["all", "last"]
 
     @property
     def methods_by_name(self) -> dict[str, tuple[AnyPredictor, ...]]:

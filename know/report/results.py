@@ -116,7 +116,9 @@ class Results:
     def claims(self) -> pd.DataFrame:
         """Every claim of the paper, with its verdict."""
         p, run = self.params, self["transfer"].iloc[0]
-        setting = run.arch == "resnet18" and run.source.startswith("cifar") and run.downstream.startswith("cifar")
+        setting = (
+            run.arch.startswith("resnet18") and run.source.startswith("cifar") and run.downstream.startswith("cifar")
+        )
         cost = self.tables.get("cost", pd.DataFrame(columns=["quantity", "value"]))
         measured = self.tables.get("ablations", pd.DataFrame(columns=ablations.COLUMNS))
         return claims.table(

@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from know import paths
+from know.run.unfinished import unfinished
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -200,8 +201,9 @@ def once(function: Callable[[J], R], job: J, numerics: str) -> R:
     found = _read(folder, hint)
     if found is not None:
         return found  # type: ignore[return-value]
-    result = function(job)
-    _write(folder, f"{function.__module__}:{function.__qualname__}", job, result)
+    with unfinished(folder.with_name(f"{folder.name}.unfinished")):
+        result = function(job)
+        _write(folder, f"{function.__module__}:{function.__qualname__}", job, result)
     return result
 
 

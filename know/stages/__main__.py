@@ -1,12 +1,15 @@
-"""Run a stage of dvc.yaml: ``python -m know.stages forget``.
+"""Run a stage of dvc.yaml: ``python -m know.stages forget``. What all would take: ``python -m know.stages --estimate``.
 
 Its notebooks are executed with the parameters that the stage declares, and no others. The pipeline's lock links what a
 stage made to the dependencies as they are when it ends; so a stage whose dependencies changed while it ran fails.
 """
 
 import argparse
+import importlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -16,6 +19,9 @@ from know.run.notebook import ANSI, NotebookError, run
 from know.run.process import INTERRUPTED, behave
 from know.run.progress import Watch
 from know.stages.dependencies import changed, digests
+
+TRAINING = ("forget", "meta_train", "predict", "evaluate")
+"""The stages that may take hours."""
 
 
 def run_stage(name: str, root: Path = paths.ROOT) -> None:
@@ -34,6 +40,8 @@ def run_stage(name: str, root: Path = paths.ROOT) -> None:
 
     check_sizes(given)
     sections = params.sections(given, stage["params"])
+    if name in TRAINING:
+        _print(_estimate().announced(given, name))
     before = digests(root, stage["deps"])
     notebooks = [root / path for path in stage["deps"] if path.startswith("notebooks/")]
     with Watch(name):
@@ -45,12 +53,28 @@ def run_stage(name: str, root: Path = paths.ROOT) -> None:
         )
 
 
+def _estimate() -> Any:
+    """The module that estimates: not imported above, for nothing that a stage makes depends on what that imports."""
+    return importlib.import_module("know.stages.estimate")
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
 def main() -> int:
     behave()
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m know.stages")
-    parser.add_argument("stage")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("stage", nargs="?")
+    what.add_argument("--estimate", action="store_true", help="print what all stages would take, and run none")
+    arguments = parser.parse_args()
     try:
-        run_stage(parser.parse_args().stage)
+        if arguments.estimate:
+            _print(_estimate().lines(params.load(), TRAINING))
+        else:
+            run_stage(arguments.stage)
     except (params.ParamError, NotebookError, DataError, OSError) as error:
         message = str(error)
         print(message if sys.stderr.isatty() else ANSI.sub("", message), file=sys.stderr)

@@ -78,6 +78,15 @@ def treated(params: Params, starts: Sequence[SavedStart]) -> Iterator[Treated]:
             yield Treated(zero, start, options.fine_tuning.lr, head_scale=0.0)
 
 
+def fine_tunings(params: Params, starts: Sequence[SavedStart]) -> Iterator[tuple[Treated, Draw]]:
+    """Every start on every draw; those that are tuned, with all labels only."""
+    full = max(params.evaluate.fractions)
+    for draw in draws(params):
+        for one in treated(params, starts):
+            if one.start.role != "tuned" or draw.fraction == full:
+                yield one, draw
+
+
 def transfer_job(params: Params, one: Treated, draw: Draw) -> TransferJob:
     """Fine-tuning one start on one draw."""
     return TransferJob(
@@ -106,13 +115,8 @@ def run(params: Params) -> None:
     ``learning_curves.csv``.
     """
     _weights.cache_clear()
-    starts, full = [SCRATCH, *read_starts()], max(params.evaluate.fractions)
-    runs = [
-        (one, draw, transfer_job(params, one, draw))
-        for draw in draws(params)
-        for one in treated(params, starts)
-        if one.start.role != "tuned" or draw.fraction == full
-    ]
+    starts = [SCRATCH, *read_starts()]
+    runs = [(one, draw, transfer_job(params, one, draw)) for one, draw in fine_tunings(params, starts)]
     found = run_all(transfer, [job for *_, job in runs], params.compute, "fine-tuning")
     table = pd.DataFrame([_row(one, draw, result) for (one, draw, _), result in zip(runs, found, strict=True)])
     on_main = table[(table.track == "main") & ~table.role.isin(["headroom", "path"])]
@@ -198,20 +202,20 @@ def chosen(table: pd.DataFrame, selection: pd.DataFrame) -> pd.DataFrame:
     return table.assign(chosen=steps == table.steps)[candidate == table.candidate]
 
 
-def _curves(params: Params, starts: Sequence[SavedStart]) -> pd.DataFrame:
-    """The fine-tuning of the followed starts' first step, with one draw of labels a source seed."""
+def followed(params: Params, starts: Sequence[SavedStart]) -> Iterator[tuple[Treated, Draw]]:
+    """The followed starts' first step, with one draw of all labels a source seed."""
     options = params.evaluate
-    followed = [
-        Treated(s, s, options.fine_tuning.lr)
-        for s in starts
-        if s.track == "main" and s.method in options.followed and s.steps < 2 and s.candidate == 0 and not s.crossed
-    ]
-    runs = [
-        (one.start, draw, transfer_job(params, one, draw))
-        for draw in draws(params)
-        for one in followed
-        if draw.fraction == max(options.fractions) and draw.downstream_seed == options.downstream_seeds[0]
-    ]
+    for draw in draws(params):
+        if draw.fraction == max(options.fractions) and draw.downstream_seed == options.downstream_seeds[0]:
+            for s in starts:
+                plain = s.track == "main" and s.steps < 2 and s.candidate == 0 and not s.crossed
+                if plain and s.method in options.followed:
+                    yield Treated(s, s, options.fine_tuning.lr), draw
+
+
+def _curves(params: Params, starts: Sequence[SavedStart]) -> pd.DataFrame:
+    """The fine-tuning of the followed starts."""
+    runs = [(one.start, draw, transfer_job(params, one, draw)) for one, draw in followed(params, starts)]
     curves = run_all(learning_curve, [job for *_, job in runs], params.compute, "learning curves")
     rows = [
         {"method": start.method, "steps": start.steps} | asdict(draw)

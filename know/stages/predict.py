@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import cast
 
 import pandas as pd
@@ -14,6 +15,8 @@ from know.models.small import Net
 from know.params import Params
 from know.prediction.controls import Case
 from know.prediction.engine import pointwise_of
+from know.prediction.options import Predict
+from know.prediction.predictors import PathPredictor
 from know.prediction.retrodict import retrodict
 from know.run.device import here
 from know.run.executor import map_all, run_all
@@ -68,6 +71,28 @@ class SeedStarts:
     steps: list[pd.DataFrame]
 
 
+class OnDemand(Mapping[str, list[State]]):
+    """What methods predict, by their names, each made when it is asked for: only the last one is in memory."""
+
+    def __init__(self, names: Sequence[str], make: Callable[[str], list[State]]) -> None:
+        self._names, self._made = names, lru_cache(maxsize=1)(make)
+
+    def __getitem__(self, name: str) -> list[State]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._made(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+Made = Iterator[tuple[SavedStart, State]]
+"""Starts with their weights, one after the other: nobody holds them all."""
+
+
 def predicted_starts(
     params: Params,
     track: Track,
@@ -77,57 +102,69 @@ def predicted_starts(
     seed: int,
     trained_on: State | None = None,
     sham: Sequence[State] = (),
-) -> dict[SavedStart, State]:
+) -> Made:
     """What every candidate of every method and control makes of a trajectory; controls without the weights that they need,
     ``trained_on`` or ``sham``, are left out."""
-    options, runnable, made = params.predict, params.predict.runnable, dict[SavedStart, State]()
-    methods = {
-        (name, i): retrodict(trajectory, one, steps)
-        for name, candidates in runnable.items()
-        for i, one in enumerate(candidates)
-    }
-    candidate = runnable[options.judged][0]
-    predicted = {name: states for (name, i), states in methods.items() if i == 0}
-    case = Case(
-        trajectory, candidate, predicted[options.judged], fresh, derive("direction", seed), trained_on, sham, predicted
-    )
-    lacking = {*(() if trained_on is not None else ("trained_on",)), *(() if sham else ("sham", "average"))}
+    options, runnable = params.predict, params.predict.runnable
+
+    def predicted(one: PathPredictor) -> list[State]:
+        return retrodict(trajectory, one, steps, device=here())
+
+    judged = predicted(runnable[options.judged][0])
     for name, candidates in runnable.items():
         for i, one in enumerate(candidates):
-            for step, state in enumerate(methods[name, i], start=1):
-                made[SavedStart(track, name, i, step, "method", one.stated(candidates))] = state
-    for name, controls in options.controls_by_name.items():
-        for i, control in enumerate(controls):
-            if control.control not in lacking:
-                for step, state in enumerate(control.states(case), start=1):
-                    made[SavedStart(track, name, i, step, "control", control.stated(controls))] = state
-    return made
+            for step, state in kept(options, name, judged if (name, i) == (options.judged, 0) else predicted(one)):
+                yield SavedStart(track, name, i, step, "method", one.stated(candidates)), state
+    case = Case(
+        trajectory, runnable[options.judged][0], judged, fresh, derive("direction", seed), trained_on, sham,
+        OnDemand(list(runnable), lambda name: predicted(runnable[name][0])), here(),
+    )  # fmt: skip
+    yield from control_starts(options, track, case)
+
+
+def kept(options: Predict, name: str, states: Sequence[State]) -> Iterator[tuple[int, State]]:
+    """Of a start's predictions those that are kept, with their step, from 1."""
+    for step, state in enumerate(states, start=1):
+        if options.kept == "all" or name == options.judged or step == len(states):
+            yield step, state
+
+
+def control_starts(options: Predict, track: Track, case: Case) -> Made:
+    """What every candidate of every control makes of a case that has the weights for it."""
+    lacking = {*(() if case.trained_on is not None else ("trained_on",)), *(() if case.sham else ("sham", "average"))}
+    for name, candidates in options.controls_by_name.items():
+        for i, one in enumerate(candidates):
+            if one.control not in lacking:
+                for step, state in kept(options, name, one.states(case)):
+                    yield SavedStart(track, name, i, step, "control", one.stated(candidates)), state
+
+
+def ruled(params: Params, made: Iterable[tuple[SavedStart, State]]) -> Made:
+    """Every start with its rule for BatchNorm; those that are crossed with the other rule too."""
+    for start, state in made:
+        rule = rule_of(params, start)
+        yield replace(start, batchnorm=rule), state
+        if start.method in params.predict.crossed and start.track == "main":
+            yield replace(start, batchnorm=CROSSED.get(rule, "reset"), crossed=True), state
+
+
+def rule_of(params: Params, start: SavedStart) -> BatchNormRule:
+    """The rule for a start's BatchNorm."""
+    rule = params.predict.batchnorm
+    if rule != "reset predicted":
+        return rule
+    predicted = start.role in ("method", "control") and start.method != "trained_on"
+    return "reset" if predicted else "re-estimate"
 
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes the nets of a path's starts, all by one rule for BatchNorm: methods, controls, the real Θ_{-1}, Θ_k and the
+    """Makes the nets of a path's starts, each by its rule for BatchNorm: methods, controls, the real Θ_{-1}, Θ_k and the
     headroom's nets."""
 
     params: Params
     source: SourceJob
     theta_0: State
-
-    def rule(self, start: SavedStart) -> BatchNormRule:
-        """The rule for a start."""
-        rule = self.params.predict.batchnorm
-        if rule != "reset predicted":
-            return rule
-        predicted = start.role in ("method", "control") and start.method != "trained_on"
-        return "reset" if predicted else "re-estimate"
-
-    def starts(self, made: Mapping[SavedStart, State]) -> Iterator[tuple[SavedStart, State]]:
-        """Every start with its rule; those that are crossed with the other rule too."""
-        for start, state in made.items():
-            rule = self.rule(start)
-            yield replace(start, batchnorm=rule), state
-            if start.method in self.params.predict.crossed and start.track == "main":
-                yield replace(start, batchnorm=CROSSED.get(rule, "reset"), crossed=True), state
 
     def net(self, start: SavedStart, state: State) -> Net:
         """The network with a start's weights; "re-estimate" averages the statistics on D_0."""
@@ -138,28 +175,29 @@ class Maker:
 
 
 def _seed_starts(job: SeedJob) -> SeedStarts:
-    """Retrodict from one source seed's paths, and write its starts."""
+    """Retrodict from one source seed's paths, and write each start as soon as it is made."""
     params, seed = job.params, job.seed
     sources = source_jobs(params, seed)
     size = params.downsize.source_images
-    real = {step: round(size / params.rate**step) for step in range(1, params.predict.steps + 1)}
-    real = {step: images for step, images in real.items() if images in sources}
     trajectory = load_trajectory(trajectory_path(seed), params.history_length)
     theta_0, maker = trajectory[-1], Maker(params, sources[size], trajectory[-1])
     fresh = state_of(other(sources[size]).net())
-    starts: dict[SavedStart, State] = {SavedStart("main", "naive", 0, 0, "reference"): theta_0}
-    for step, images in real.items():
-        starts[SavedStart("main", "more_data", 0, step, "oracle")] = load_file(trained_path(seed, images))
-    on, sham = load_file(trained_on_path(seed)), load_trajectory(sham_path(seed), params.history_length)
-    starts |= predicted_starts(params, "main", trajectory, params.predict.steps, fresh, seed, on, sham)
-    starts |= {SavedStart("main", "theta", 0, k, "path"): theta for k, theta in enumerate(reversed(trajectory))}
-    starts |= {
-        SavedStart("main", "trained", 0, images, "headroom"): load_file(trained_path(seed, images))
-        for images in sources
-    }
+    real = real_steps(params, sources)
+
+    def made() -> Made:
+        yield SavedStart("main", "naive", 0, 0, "reference"), theta_0
+        for step, images in real.items():
+            yield SavedStart("main", "more_data", 0, step, "oracle"), load_file(trained_path(seed, images))
+        on, sham = load_file(trained_on_path(seed)), load_trajectory(sham_path(seed), params.history_length)
+        yield from predicted_starts(params, "main", trajectory, params.predict.steps, fresh, seed, on, sham)
+        for k, theta in enumerate(reversed(trajectory)):
+            yield SavedStart("main", "theta", 0, k, "path"), theta
+        for images in sources:
+            yield SavedStart("main", "trained", 0, images, "headroom"), load_file(trained_path(seed, images))
+
     kinds = kinds_of(theta_0, pointwise=pointwise_of(params.predict.runnable[params.predict.judged][0]))
     result, test = SeedStarts([], [], [], [], []), sources[size].task.test(here())
-    for start, state in maker.starts(starts):
+    for start, state in ruled(params, made()):
         net = maker.net(start, state)
         write_state(state_of(net), start.path(seed))
         result.starts.append(start)
@@ -171,6 +209,15 @@ def _seed_starts(job: SeedJob) -> SeedStarts:
     if 1 in real and params.forget.oracle:
         _oracle(job, sources, load_file(trained_path(seed, real[1])), fresh, kinds, result)
     return result
+
+
+def real_steps(params: Params, trained: Collection[int]) -> dict[int, int]:
+    """The steps for which a net was really trained on as many images as they stand for, with that number; ``trained``: the
+    numbers of images that nets were trained on."""
+    sizes = {
+        step: round(params.downsize.source_images / params.rate**step) for step in range(1, params.predict.steps + 1)
+    }
+    return {step: images for step, images in sizes.items() if images in trained}
 
 
 def other(source: SourceJob) -> SourceJob:
@@ -194,10 +241,13 @@ def _oracle(
     trajectory = load_trajectory(oracle_path(seed), params.history_length)
     theta_0, source = trajectory[-1], sources[params.downsize.source_images]
     maker, test = Maker(params, source, theta_0), source.task.test(here())
-    starts = {SavedStart("oracle", "naive", 0, 0, "reference"): theta_0}
-    starts[SavedStart("oracle", "more_data", 0, 1, "oracle")] = real
-    starts |= predicted_starts(params, "oracle", trajectory, 1, fresh, seed)
-    for start, state in maker.starts(starts):
+
+    def made() -> Made:
+        yield SavedStart("oracle", "naive", 0, 0, "reference"), theta_0
+        yield SavedStart("oracle", "more_data", 0, 1, "oracle"), real
+        yield from predicted_starts(params, "oracle", trajectory, 1, fresh, seed)
+
+    for start, state in ruled(params, made()):
         net = maker.net(start, state)
         result.starts.append(start)
         write_state(state_of(net), start.path(seed))

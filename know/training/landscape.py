@@ -41,11 +41,12 @@ def landscape(job: LandscapeJob) -> Landscape:
     """Loss on 600 validation images, on a grid of 21 × 21 points."""
     path = [load_file(file.path) for file in job.path]
     starts = [load_file(file.path) for file in job.starts]
-    plane, images = plane_of(path), job.source.validation
+    plane, images, net = plane_of(path), job.source.validation, job.source.net()
     images = images.select(torch.arange(min(600, len(images))))
 
     def loss(state: State) -> float:
-        return measure(job.source.net(state), images)[0]
+        net.load_state_dict(state)
+        return measure(net, images)[0]
 
     at = [plane.coordinates(state) for state in (*path, *starts)]
     held = [*at[: len(path)], *(at[len(path) + i] for i in job.inside)]

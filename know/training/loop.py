@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from know.data.images import Samples
+from know.run.unfinished import next_place
 from know.seeds import derive
 from know.tasks.classification import augmented, loss_of, measure
 from know.tasks.options import Augmentation
+from know.training.reached import History, Standing
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,6 @@ class Recipe:
     augment: Augmentation = "none"
 
 
-@dataclass
-class History:
-    """Losses and accuracies, one entry an epoch; validation lists are empty without validation data."""
-
-    train_loss: list[float] = field(default_factory=list)
-    validation_loss: list[float] = field(default_factory=list)
-    validation_accuracy: list[float] = field(default_factory=list)
-    best_epoch: int = -1
-
-
 def fit(
     net: nn.Module,
     data: Samples,
@@ -54,7 +46,8 @@ def fit(
     patience: int | None = None,
     on_epoch: Callable[[int], None] | None = None,
 ) -> History:
-    """Train ``net`` in place on ``data``; both are on the same device.
+    """Train ``net`` in place on ``data``; both are on the same device. Within a run that was stopped, go on from the last epoch
+    that it kept (``know.run.unfinished``), with the same result.
 
     Args:
         parameters: the ones to train, if not all that require gradients. BatchNorm's running statistics follow the batches
@@ -62,7 +55,8 @@ def fit(
         validation: measured after each epoch.
         patience: stop when the validation loss has not improved for this many epochs and return to the best ones'
             weights; ``recipe.epochs`` is then the most that are run.
-        on_epoch: called after each epoch with its number, for learning curves.
+        on_epoch: called after each epoch with its number, for learning curves; all epochs are run then, for what it saw of
+            them is not kept.
     """
     trainable = [p for p in net.parameters() if p.requires_grad]
     trained = trainable if parameters is None else list(parameters)
@@ -78,10 +72,16 @@ def fit(
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda t: 0.5 * (1 + math.cos(math.pi * t / steps)) if recipe.schedule == "cosine" else 1.0
     )
-    history, best = History(), (math.inf, copy.deepcopy(net.state_dict()) if patience else {})
+    best = copy.deepcopy(net.state_dict()) if patience else {}
+    now = Standing(net, trained, optimizer, scheduler, generator, device, History(), best)
+    history, place = now.history, None if on_epoch else next_place()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout and random inputs, under the seed
         torch.manual_seed(derive("dropout", seed))
-        for epoch in range(recipe.epochs):
+        if place and (kept := place.read()):
+            now.restore(*kept)
+        for epoch in range(len(history.train_loss), recipe.epochs):
+            if patience and epoch - 1 - history.best_epoch >= patience:
+                break
             net.train()
             total = torch.zeros((), device=device)
             for images, labels in data.batches(recipe.batch_size, generator):
@@ -94,23 +94,21 @@ def fit(
             history.train_loss.append(total.item() / len(data))
             if on_epoch:
                 on_epoch(epoch)
-            if validation is None:
-                continue
-            loss_now, accuracy = measure(net, validation)
-            history.validation_loss.append(loss_now)
-            history.validation_accuracy.append(accuracy)
-            if patience is None:
-                continue
-            if loss_now < best[0]:
-                best, history.best_epoch = (loss_now, copy.deepcopy(net.state_dict())), epoch
-            elif epoch - history.best_epoch >= patience:
-                break
+            if validation is not None:
+                loss_now, accuracy = measure(net, validation)
+                history.validation_loss.append(loss_now)
+                history.validation_accuracy.append(accuracy)
+                if patience and loss_now < history.best_loss:
+                    now.best = copy.deepcopy(net.state_dict())
+                    history.best_loss, history.best_epoch = loss_now, epoch
+            if place:
+                place.keep(now.saved)
     if patience:
         if history.best_epoch < 0:
             raise ValueError(
                 f"training diverged: the validation loss was never finite at a learning rate of {recipe.lr}"
             )
-        net.load_state_dict(best[1])
+        net.load_state_dict(now.best)
     for parameter in trainable:
         parameter.requires_grad_(True)
     return history

@@ -1,0 +1,60 @@
+"""What is said before a stage begins: how many runs, images and hours."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MICRO, write_params
+
+from know import params as know_params
+from know.stages import __main__, estimate
+from know.stages.evaluate import SCRATCH, treated
+
+STATE = {"features.weight": torch.ones(2, 2)}
+
+
+def loaded(tmp_path: Path, **changes: dict) -> know_params.Params:
+    write_params(tmp_path / "params.yaml", MICRO)
+    write_params(tmp_path / "params.yaml", changes, tmp_path / "params.yaml")
+    return know_params.load(tmp_path / "params.yaml")
+
+
+def test_counts_by_hand(micro):
+    """Two seeds, |D_0| = 192 with D_{-1} = 384 and 96 beside, S = 5, an epoch on each subset."""
+    forget = {work.what: work for work in estimate.works(micro)["forget"]}
+    smaller = 96 + 48 + 24 + 12
+    assert forget["training, at most"].runs == 6 and forget["training, at most"].images == 2 * 3 * (384 + 192 + 96)
+    assert forget["forgetting"].runs == 4 and forget["forgetting"].images == 4 * smaller + 2 * 192
+    assert forget["as long, on all of D_0"].images == 2 * smaller
+    assert forget["training on"].images == 2 * 192
+    assert sum(work.runs for work in estimate.works(micro)["meta_train"]) == 6
+
+
+def test_of_the_others_only_the_last_step_is_kept(tmp_path):
+    every = estimate.planned_starts(loaded(tmp_path), {192}, STATE)
+    params = loaded(tmp_path, predict={"kept": "last"}, evaluate={"steps": "last"})
+    kept = estimate.planned_starts(params, {192}, STATE)
+    dropped = {(start.method, start.steps) for start in every} - {(start.method, start.steps) for start in kept}
+    assert dropped == {(name, 1) for name in ("scale_free", "linear", "task_vector", "shrunk", "scale_free_shrunk")}
+    run = [[one.start for one in treated(params, [SCRATCH, *starts])] for starts in (every, kept)]
+    assert run[0] == run[1], "what is not kept is not fine-tuned"
+    with pytest.raises(know_params.ParamError, match=r"predict\.kept: got last; allowed: all"):
+        loaded(tmp_path, predict={"kept": "last"})
+
+
+def test_a_long_stage_is_announced_and_no_other(micro, monkeypatch):
+    monkeypatch.setattr(estimate, "map_all", lambda function, jobs, *_: [0.001] * len(jobs))
+    assert estimate.announced(micro, "forget") == [] == estimate.announced(micro, "report")
+    monkeypatch.setattr(estimate, "LONG", 1000)
+    first, *parts = estimate.announced(micro, "forget")
+    assert first.startswith("forget: about 0.0 h in 1 process on ") and len(parts) == 4
+    assert parts[0] == "  training, at most: 6 runs, 0.0 M images of cnn-bn, 0.0 h"
+
+
+def test_the_networks_own_time_is_measured(micro, monkeypatch, capsys):
+    monkeypatch.setattr(estimate, "PROBE", 0.0)
+    monkeypatch.setattr(__main__.params, "load", lambda: micro)
+    monkeypatch.setattr("sys.argv", ["know.stages", "--estimate"])
+    assert __main__.main() == 0
+    printed = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in printed if not line.startswith(" ")] == [*__main__.TRAINING, "in all"]
