@@ -8,7 +8,7 @@ import torch
 
 from know.paths import atomic
 from know.prediction.engine import PIECE, Predictor, extrapolate, narrowed, pointwise_of
-from know.weights.files import STORABLE, Checkpoint, CheckpointError, Writer
+from know.weights.files import ALL, STORABLE, UNFOLD, Checkpoint, CheckpointError, Choice, Writer, check_names
 from know.weights.kinds import TensorKind, kinds_of
 
 
@@ -22,6 +22,8 @@ def predict_files(
     dtype: torch.dtype | None = None,
     overrides: Sequence[tuple[str, TensorKind]] = (),
     progress: bool = False,
+    choice: Choice = ALL,
+    unfold: float = UNFOLD,
 ) -> None:
     """Write Θ̂_{-steps}, predicted from checkpoints, as safetensors; the memory it takes does not grow with the model.
 
@@ -34,6 +36,8 @@ def predict_files(
         dtype: of all floating-point tensors in ``out``; by default each one's in Θ_0.
         overrides: of the kinds of tensors; see ``kinds_of``.
         progress: show a bar on the terminal.
+        choice: which tensors of the files are the weights, if they are training states.
+        unfold: how many times its size a file's tensors may take.
 
     Raises:
         CheckpointError: a file cannot be used or written.
@@ -44,8 +48,9 @@ def predict_files(
     if out.exists() and not out.is_file():
         raise CheckpointError(f"{out}: exists and is not a file")
     with ExitStack() as stack:
-        trajectory = [stack.enter_context(Checkpoint(path)) for path in files]
+        trajectory = [stack.enter_context(Checkpoint(path, choice, unfold)) for path in files]
         theta_0 = trajectory[-1]
+        check_names(theta_0.path, list(theta_0.tensors))
         kinds = kinds_of(theta_0.tensors, overrides, pointwise_of(predictor))
         dtypes = {
             name: dtype if dtype and tensor.is_floating_point() else tensor.dtype
