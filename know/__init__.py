@@ -44,7 +44,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     if name == "__version__":
-        from know.prediction.provenance import version
+        from know.run.version import version
 
         return version()
     raise AttributeError(f"module 'know' has no attribute {name!r}")

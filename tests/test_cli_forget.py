@@ -140,7 +140,7 @@ def test_the_documented_example(tmp_path):
             [sys.executable, name], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
         ).stdout
 
-    assert list(files) == ["nets.py", "train.py", "transfer.py"]
+    assert list(files) == ["nets.py", "train.py", "transfer.py", "check.py", "own_loop.py"]
     python("train.py")
     done = run_know(*shlex.split(forget.replace("224", "32").replace("\\\n", " ")), "--epochs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -164,6 +164,35 @@ def test_the_documented_example(tmp_path):
         kept = "running" in name or "num_batches" in name or name.startswith("fc.")
         assert torch.equal(enhanced[name], tensor) == kept, name
     assert re.search(r"accuracy [\d.]+", python("transfer.py"))
+
+    torch.save((torch.randn(40, 3, 32, 32), torch.arange(40) % 10), tmp_path / "validation.pt")
+    (select,) = re.findall(r"^know (select .*?)```", text, re.DOTALL | re.MULTILINE)
+    done = run_know(*shlex.split(select.replace("\\\n", " ")), "--hypermodel", "hypermodel", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = done.stdout.splitlines()
+    assert len(rows) == 1 + 2 * 2 * 2 + 1 + 2 + 1 and rows[-1] == "best.safetensors"
+    assert load_state(tmp_path / "best.safetensors").keys() == theta_0.keys()
+
+
+def test_the_documented_loop_of_one_s_own(tmp_path, know, monkeypatch):
+    text = (paths.ROOT / "docs" / "your-checkpoints.md").read_text()
+    (code,) = re.findall(r"```python\n# own_loop.py\n(.*?)```", text, re.DOTALL)
+    space: dict = {}
+    exec(code, space)
+    seen = []
+
+    def fit(net, subset):
+        seen.append(len(subset))
+        with torch.no_grad():
+            net.weight.add_(1)
+
+    net = nn.Linear(2, 2)
+    first = net.weight.detach().clone()
+    space["forget_by"](fit, net, range(16), torch.arange(16) % 2)
+    assert seen == [8, 4, 2, 1]
+    code, _, err = know("predict own --out better.safetensors --method linear")
+    assert code == 0, err
+    torch.testing.assert_close(load_state(Path("better.safetensors"))["weight"], first - 1)
 
 
 def test_a_run_that_was_stopped_continues_to_the_same_weights(know, own, monkeypatch):

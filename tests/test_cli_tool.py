@@ -355,11 +355,11 @@ def test_the_hyper_model_s_digest_is_told(run, files, tmp_path):
     out = tmp_path / "out.safetensors"
     assert run("predict", *files, "--out", out, "--hypermodel", tmp_path / "hyper").code == 0
     with safe_open(out, "pt") as file:
-        first = json.loads(file.metadata()["know.hypermodel"])["sha256"]
+        first = json.loads(file.metadata()["know.hypermodel"])["weights"]
     save_hypermodel(HyperModel(5), tmp_path / "hyper")
     assert run("predict", *files, "--out", out, "--force", "--hypermodel", tmp_path / "hyper").code == 0
     with safe_open(out, "pt") as file:
-        assert json.loads(file.metadata()["know.hypermodel"])["sha256"] != first
+        assert json.loads(file.metadata()["know.hypermodel"])["weights"] != first
 
 
 def test_version(run):

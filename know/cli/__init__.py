@@ -25,7 +25,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from know.prediction.provenance import version
+        from know.run.version import version
 
         typer.echo(f"know {version()}")
         raise typer.Exit
@@ -217,7 +217,9 @@ def main() -> None:
         package = str(error.name).partition(".")[0]
         if package == "know":
             raise
-        extra = "hub" if package == "huggingface_hub" else "dask" if package in ("dask", "distributed") else "experiment"
+        extra = (
+            "hub" if package == "huggingface_hub" else "dask" if package in ("dask", "distributed") else "experiment"
+        )
         print(f"know: this needs {package}, which is not installed: pip install 'know[{extra}]'", file=sys.stderr)
         sys.exit(1)
     except (ParamError, ValueError, RuntimeError, OSError) as error:

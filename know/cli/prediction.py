@@ -185,9 +185,11 @@ def ordered(
     stack: ExitStack, checkpoints: Sequence[Path], predictor: PathPredictor, method: str, open_: Any
 ) -> tuple[list[Checkpoint], bool]:
     """The checkpoints, opened, oldest first, as many as the predictor reads; and whether their order is by their marks."""
+    from know.prediction.hub import located
     from know.prediction.order import in_order, run_files
     from know.weights.marks import mark_in
 
+    checkpoints = [located(path) for path in checkpoints]
     if len(checkpoints) == 1 and checkpoints[0].is_dir() and (files := run_files(checkpoints[0])):
         checkpoints = files
     given = [stack.enter_context(open_(path)) for path in checkpoints]
@@ -291,7 +293,7 @@ def predict(
     """Predict knowledge-overflowed weights from a trajectory of checkpoints.
 
     CHECKPOINTS are files of safetensors or of torch.save, which hold a state dict or a training state, or folders with one of
-    them or with shards. Those that know forget wrote are put in order. Of more than the hyper-model reads, the last count. The
+    them or with shards, or names on the hub, org/name@revision. Those that know forget wrote are put in order. Of more than the hyper-model reads, the last count. The
     memory needed does not grow with the model, but for a control's.
     """
     if print_recipe:
@@ -313,7 +315,6 @@ def predict(
     from know.prediction import plan, provenance
     from know.prediction.engine import pointwise_of
     from know.prediction.files import predict_files, save_states
-    from know.prediction.known import hypermodel_folder
     from know.prediction.order import distances, judged
     from know.run.device import device_named
     from know.weights.batchnorm import batchnorm_note
@@ -337,7 +338,7 @@ def predict(
             for line in judged(trajectory, distances(trajectory, predictor, overrides)):
                 typer.echo(line, err=True)
         kinds = kinds_of(theta_0.tensors, overrides, pointwise_of(predictor))
-        model = hypermodel_folder(hypermodel or "default") if isinstance(predictor, Known) else None
+        model = (hypermodel or "default", predictor.model) if isinstance(predictor, Known) else None
         call = recipe_of(context) | {"checkpoints": [str(path) for path in files]}
         told = provenance.provenance(files, call, kinds, model)
         cast = None if dtype == "keep" else getattr(torch, dtype)

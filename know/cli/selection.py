@@ -82,9 +82,9 @@ def select(
     a single number is believed only beyond --margin. States are held in memory.
     """
     from know.prediction.files import save_states
-    from know.prediction.provenance import version
     from know.prediction.selection import THETA_0, Scored, candidates
     from know.prediction.selection import select as selected
+    from know.run.version import version
     from know.weights.files import Checkpoint, Choice, load_state
     from know.weights.marks import PREFIX
 

@@ -161,18 +161,13 @@ def shipped() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
 
 
-def hypermodel_folder(name_or_dir: str | Path) -> Path:
-    """Where the shipped hyper-model of this name is; else the folder itself."""
-    return shipped().get(str(name_or_dir), Path(name_or_dir))
-
-
 def load_hypermodel(name_or_dir: str | Path) -> HyperModel:
     """Load a shipped hyper-model by its name, or one from a folder.
 
     Raises:
         ValueError: there is none, or its files are not what ``save_hypermodel`` writes; names the file.
     """
-    folder = hypermodel_folder(name_or_dir)
+    folder = shipped().get(str(name_or_dir), Path(name_or_dir))
     config = folder / "config.json"
     if not config.is_file():
         raise ValueError(

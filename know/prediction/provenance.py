@@ -6,21 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from know.prediction.known import HyperModel
+from know.run.version import version
 from know.weights.folders import shards_of
 from know.weights.kinds import TensorKind
-from know.weights.marks import PREFIX
-
-
-def version() -> str:
-    """Of this package; "unknown" where it is not installed."""
-    try:
-        return metadata.version("know")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+from know.weights.marks import PREFIX, digest_of
 
 
 def digest_of_file(path: Path) -> str:
@@ -29,19 +22,11 @@ def digest_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_of_folder(folder: Path) -> str:
-    """SHA-256 of a folder's files, by their names."""
-    sha = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        sha.update(f"{path.name} {digest_of_file(path)}\n".encode())
-    return sha.hexdigest()
-
-
 def provenance(
     files: Sequence[Path],
     call: Mapping[str, Any],
     kinds: Mapping[str, TensorKind],
-    hypermodel: Path | None,
+    hypermodel: tuple[str, HyperModel] | None = None,
 ) -> dict[str, str]:
     """What the metadata of a prediction say: texts by their keys, of which all but the version are JSON.
 
@@ -49,7 +34,7 @@ def provenance(
         files: the checkpoints, oldest first; each of their files is read once, for its SHA-256.
         call: the recipe that makes the prediction again.
         kinds: of each tensor.
-        hypermodel: its folder, if there is one.
+        hypermodel: its name or folder and itself, if there is one.
     """
     parts = [(path, part) for path in files for part in (shards_of(path)[0] if path.is_dir() else [path])]
     with ThreadPoolExecutor(2) as pool:  # hashing lets go of Python's lock
@@ -60,8 +45,9 @@ def provenance(
         by_kind.setdefault(kind, []).append(name)
     told: dict[str, Any] = {"recipe": dict(call), "inputs": inputs, "kinds": by_kind}
     if hypermodel:
-        told["hypermodel"] = {"name": hypermodel.name, "sha256": digest_of_folder(hypermodel)}
-    return {PREFIX + "version": version()} | {PREFIX + key: json.dumps(value) for key, value in told.items()}
+        name, model = hypermodel
+        told["hypermodel"] = {"name": name, "weights": digest_of(model.state_dict())}
+    return {PREFIX + "version": version()} | {PREFIX + key: json.dumps(value, sort_keys=True) for key, value in told.items()}
 
 
 CARD = """\
@@ -101,7 +87,9 @@ def card(title: str, told: Mapping[str, str]) -> str:
         count=len(inputs),
         version=told[PREFIX + "version"],
         method=recipe["method"],
-        hypermodel=f"- hyper-model: `{hypermodel['name']}`, SHA-256 {hypermodel['sha256']}\n" if hypermodel else "",
+        hypermodel=f"- hyper-model: `{hypermodel['name']}`, its weights' digest {hypermodel['weights']}\n"
+        if hypermodel
+        else "",
         kinds=", ".join(f"{len(names)} {kind}" for kind, names in kinds.items()),
         inputs="\n".join(f"| {entry['file']} | {entry['sha256']} |" for entry in inputs),
         recipe=json.dumps(recipe, indent=2, ensure_ascii=False),
