@@ -328,7 +328,7 @@ def test_wrong_options_of_the_method(know, folder):
 
 def test_kinds_that_match_nothing(know, folder):
     out = folder / "out" / "kept.safetensors"
-    run = know("predict", *files(folder), "--out", out, "--method", "linear", "--kind", "head.*=fc")
+    run = know("predict", *files(folder), "--out", out, "--force", "--method", "linear", "--kind", "head.*=fc")
     assert run.code == 1
     assert_one_line(run.stderr, "kind of 'head.*': no tensor")
     assert_untouched(out)

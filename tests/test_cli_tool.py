@@ -145,6 +145,14 @@ def test_a_hyper_model_is_for_methods_that_have_one_of_their_scale(run, files, t
     assert ended.code == 2 and "--scale goes with --data" in ended.stderr
 
 
+def test_options_are_held_to_the_number_of_checkpoints(run, files, tmp_path):
+    out = ["--out", tmp_path / "out.safetensors"]
+    ended = run("predict", *files, *out, "--method", "average", "--option", "last=9")
+    assert ended.code == 1 and "average needs 9 checkpoints" in ended.stderr
+    ended = run("predict", *files[-2:], *out, "--method", "exponential")
+    assert ended.code == 1 and "exponential needs 3 checkpoints" in ended.stderr
+
+
 def test_what_exists_is_replaced_only_when_forced_and_an_input_never(run, files, tmp_path):
     out = tmp_path / "out.safetensors"
     out.write_bytes(b"precious")

@@ -194,7 +194,7 @@ def ordered(
         checkpoints = files
     given = [stack.enter_context(open_(path)) for path in checkpoints]
     reads = predictor.model.history_length if isinstance(predictor, Known) else None
-    needed = reads or predictor.shortest
+    needed = reads or predictor.needs
     if len(given) < needed:
         raise ValueError(f"{method} needs {needed} checkpoints, most forgotten first and Θ_0 last; got {len(given)}")
     marked = all(mark_in(theta.metadata) for theta in given)

@@ -101,7 +101,7 @@ def select(
     choice = Choice(key, strip_prefix)
     with ExitStack() as stack:
         most = max(
-            predictors.values(), key=lambda one: one.model.history_length if isinstance(one, Known) else one.shortest
+            predictors.values(), key=lambda one: one.model.history_length if isinstance(one, Known) else one.needs
         )
         trajectory, _ = ordered(stack, checkpoints, most, str(most.method), lambda path: Checkpoint(path, choice))
         files = [theta.path for theta in trajectory]

@@ -47,7 +47,9 @@ def provenance(
     if hypermodel:
         name, model = hypermodel
         told["hypermodel"] = {"name": name, "weights": digest_of(model.state_dict())}
-    return {PREFIX + "version": version()} | {PREFIX + key: json.dumps(value, sort_keys=True) for key, value in told.items()}
+    return {PREFIX + "version": version()} | {
+        PREFIX + key: json.dumps(value, sort_keys=True) for key, value in told.items()
+    }
 
 
 CARD = """\

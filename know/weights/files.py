@@ -94,23 +94,24 @@ def _folder(folder: Path, choice: Choice, unfold: float) -> tuple[Reader, str]:
     return sharded, ""
 
 
-def load_state(path: Path, choice: Choice = ALL, unfold: float = UNFOLD) -> State:
+def load_state(path: Path | str, choice: Choice = ALL, unfold: float = UNFOLD) -> State:
     """A whole state dict, from whatever ``Checkpoint`` reads.
 
     Raises:
         CheckpointError: see ``Checkpoint``.
     """
-    with Checkpoint(path, choice, unfold) as checkpoint:
+    with Checkpoint(Path(path), choice, unfold) as checkpoint:
         return {
             name: checkpoint.read(name, 0, tensor.numel()).reshape(tensor.shape)
             for name, tensor in checkpoint.tensors.items()
         }
 
 
-def save_state(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+def save_state(state: Mapping[str, Tensor], path: Path | str, metadata: Mapping[str, str] | None = None) -> None:
     """Write safetensors under a temporary name, then rename.
 
     The format has no shared memory: tied tensors are written once each, and equal."""
+    path = Path(path)
     check_names(path, list(state))
     own: dict[str, Tensor] = {}
     storages: set[int] = set()
