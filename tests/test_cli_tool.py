@@ -267,12 +267,14 @@ def test_a_dry_run_prints_each_tensor_and_writes_nothing(run, files, tmp_path):
 
 @given(st.lists(st.sampled_from(["--steps", "1", "2", "30", "a.pt", "--out"])))
 def test_steps_may_be_several_in_a_row(words):
-    spread_ = spread(words)
-    assert [word for word in spread_ if word != "--steps"] == [word for word in words if word != "--steps"]
-    for number, word in enumerate(spread_[1:]):
-        if word.isdecimal() and spread_[number].isdecimal():
-            before = [w for w in words if not w.isdecimal()]
-            assert before != ["--steps"]
+    expected = []
+    for place, word in enumerate(words):
+        before = [earlier for earlier in words[:place] if not earlier.isdecimal()]
+        if word.isdecimal() and before[-1:] == ["--steps"]:
+            expected += ["--steps", word]
+        elif word != "--steps" or not "".join(words[place + 1 : place + 2]).isdecimal():
+            expected.append(word)
+    assert spread(words) == expected
 
 
 def test_several_steps_and_a_factor(run, files, tmp_path):
