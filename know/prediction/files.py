@@ -102,12 +102,11 @@ def predict_files(
                 raise CheckpointError(f"{theta_0.label}: {name}: safetensors cannot hold {of}; choose another --dtype")
         described = unmarked(theta_0.metadata) | dict(metadata or {})
         try:
-            writers = {
-                step: stack.enter_context(
-                    _writer(stack.enter_context(atomic(target.path)), target, theta_0, dtypes, described)
-                )
-                for step, target in targets.items()
-            }
+            writers: dict[int, Writer | FolderWriter] = {}
+            for step, target in targets.items():
+                temporary = stack.enter_context(atomic(target.path))
+                writers[step] = _writer(temporary, target, theta_0, dtypes, described)
+                stack.push(writers[step])
             for name in (name for name, kind in kinds.items() if kind == "buffer"):
                 for start in range(0, count := theta_0.tensors[name].numel(), PIECE):
                     values = theta_0.read(name, start, min(start + PIECE, count))

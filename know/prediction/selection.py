@@ -106,10 +106,9 @@ def _held(name: str, values: np.ndarray, reference: np.ndarray, others: int, mar
     if len(values) >= ENOUGH:
         spread = difference.std(ddof=1) / len(values) ** 0.5
         half = quantile(1 - (1 - LEVEL) / others, len(values)) * float(spread)
-    enough = (
-        (half if margin is None else max(half or 0.0, margin)) if half is not None or margin is not None else np.inf
-    )
-    return Scored(name, float(values.mean()), gain, half, bool(gain > enough))
+    bars = [bar for bar in (half, margin) if bar is not None]
+    clear = gain > max(bars) if bars else False
+    return Scored(name, float(values.mean()), gain, half, clear)
 
 
 @torch.no_grad()

@@ -176,7 +176,7 @@ class Saved:
         pickle = self._pieces.bytes(member.offset, member.size)
         _check_globals(self._path, pickle)
         unpickler = Unpickler(io.BytesIO(pickle), encoding="utf-8")
-        unpickler.persistent_load = storage_of
+        unpickler.persistent_load = storage_of  # type: ignore[method-assign]
         with _stand_ins(), warnings.catch_warnings(action="ignore"):  # on a protocol that is then refused
             read = unpickler.load()
         self._storages = storages  # alive for as long as their addresses are looked up
@@ -214,7 +214,9 @@ class Saved:
     def _place(self) -> None:
         """Where each tensor's first element is; what does not lie in its own order is read now."""
         for name, tensor in self.tensors.items():
-            place = self._members[tensor.untyped_storage()._cdata].offset + tensor.storage_offset() * tensor.itemsize
+            place = (
+                self._members[tensor.untyped_storage()._cdata].offset + int(tensor.storage_offset()) * tensor.itemsize
+            )
             if tensor.is_contiguous():
                 self._places[name] = place
             else:
