@@ -320,6 +320,27 @@ def test_the_same_in_python():
     assert know.__version__ and all(getattr(know, name) for name in know.__all__)
 
 
+def test_a_method_of_an_installed_package(run, files, tmp_path, monkeypatch):
+    """By an entry point, as ``pip install`` registers it."""
+    package = tmp_path / "site"
+    (package / "mine-1.0.dist-info").mkdir(parents=True)
+    (package / "mine-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (package / "mine-1.0.dist-info" / "entry_points.txt").write_text("[know.method]\nstill = mine_still:Still\n")
+    (package / "mine_still.py").write_text(
+        "from know.prediction.predictors import PathPredictor\n\n"
+        "class Still(PathPredictor):\n"
+        "    factor: float = 1.0\n\n"
+        "    def __call__(self, window, kind):\n"
+        "        return self.factor * window[..., -1]\n"
+    )
+    monkeypatch.syspath_prepend(package)
+    out = tmp_path / "out.safetensors"
+    assert run("predict", *files, "--out", out, "--method", "still", "--option", "factor=3").code == 0
+    torch.testing.assert_close(load_file(out)["head.bias"], 3 * weights(0)["head.bias"])
+    assert know.predictor("still").chosen == "still"
+    sys.modules.pop("mine_still")
+
+
 # --- provenance -----------------------------------------------------------------------------------------------------
 
 
