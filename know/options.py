@@ -48,6 +48,17 @@ def imported(name: str, option: str) -> Any:
         raise ValueError(f"{option} {name}: {module_name} cannot be imported: {reason(error)}") from error
 
 
+def made_by(factory: str, option: str) -> Any:
+    """What the function ``package.module:function`` returns; modules are found in the current directory too."""
+    function = imported(factory, option)
+    if not callable(function):
+        raise ValueError(f"{option} {factory}: a {type(function).__name__}, not a function without arguments")
+    try:
+        return function()
+    except Exception as error:
+        raise ValueError(f"{option} {factory}: the call failed: {reason(error)}") from error
+
+
 def distinct(values: tuple[T, ...]) -> tuple[T, ...]:
     if len(set(values)) < len(values):
         raise ValueError("the entries must differ")

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from know import cli, paths
@@ -21,6 +23,7 @@ from know.prediction.known import HyperModel, save_hypermodel
 from know.training import own as custom
 from know.weights.batchnorm import batchnorm_note
 from know.weights.files import load_state
+from know.weights.marks import Mark, mark_in
 from know.weights.modules import load_weights
 
 FACTORIES = """
@@ -137,7 +140,7 @@ def test_the_documented_example(tmp_path):
             [sys.executable, name], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
         ).stdout
 
-    assert list(files) == ["nets.py", "train.py", "transfer.py"]
+    assert list(files) == ["nets.py", "train.py", "transfer.py", "check.py", "own_loop.py"]
     python("train.py")
     done = run_know(*shlex.split(forget.replace("224", "32").replace("\\\n", " ")), "--epochs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -162,16 +165,45 @@ def test_the_documented_example(tmp_path):
         assert torch.equal(enhanced[name], tensor) == kept, name
     assert re.search(r"accuracy [\d.]+", python("transfer.py"))
 
+    torch.save((torch.randn(40, 3, 32, 32), torch.arange(40) % 10), tmp_path / "validation.pt")
+    (select,) = re.findall(r"^know (select .*?)```", text, re.DOTALL | re.MULTILINE)
+    done = run_know(*shlex.split(select.replace("\\\n", " ")), "--hypermodel", "hypermodel", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = done.stdout.splitlines()
+    assert len(rows) == 1 + 2 * 2 * 2 + 1 + 2 + 1 and rows[-1] == "best.safetensors"
+    assert load_state(tmp_path / "best.safetensors").keys() == theta_0.keys()
+
+
+def test_the_documented_loop_of_one_s_own(tmp_path, know, monkeypatch):
+    text = (paths.ROOT / "docs" / "your-checkpoints.md").read_text()
+    (code,) = re.findall(r"```python\n# own_loop.py\n(.*?)```", text, re.DOTALL)
+    space: dict = {}
+    exec(code, space)
+    seen = []
+
+    def fit(net, subset):
+        seen.append(len(subset))
+        with torch.no_grad():
+            net.weight.add_(1)
+
+    net = nn.Linear(2, 2)
+    first = net.weight.detach().clone()
+    space["forget_by"](fit, net, range(16), torch.arange(16) % 2)
+    assert seen == [8, 4, 2, 1]
+    code, _, err = know("predict own --out better.safetensors --method linear")
+    assert code == 0, err
+    torch.testing.assert_close(load_state(Path("better.safetensors"))["weight"], first - 1)
+
 
 def test_a_run_that_was_stopped_continues_to_the_same_weights(know, own, monkeypatch):
     code, whole, _ = know(GOOD.replace("--out run", "--out whole"))
     assert code == 0
     save, saved = custom.save_state, []
 
-    def full_disk(state, path):
+    def full_disk(state, path, metadata):
         if len(saved) == 3:
             raise OSError(28, "No space left on device", str(path))
-        save(state, path)
+        save(state, path, metadata)
         saved.append(path.name)
 
     monkeypatch.setattr(custom, "save_state", full_disk)
@@ -204,6 +236,49 @@ def test_a_run_that_was_stopped_continues_to_the_same_weights(know, own, monkeyp
     Path("run/forget.json").unlink()
     code, _, err = know(GOOD)
     assert code == 1 and "run/theta_0.safetensors: exists, and is not of such a run" in err
+
+
+def test_resume_believes_no_checkpoint_that_it_did_not_write(know, own):
+    short = GOOD + " --length 2"
+    assert know(short)[0] == 0
+    theta_1 = Path("run/theta_1.safetensors")
+    with safe_open(theta_1, "pt") as file:
+        told = file.metadata()
+    assert (told["know.k"], told["know.length"], told["know.rate"]) == ("1", "2", "0.5")
+    whole, state = theta_1.read_bytes(), load_state(theta_1)
+    changed = {name: tensor + 1 if name == "head.bias" else tensor for name, tensor in state.items()}
+    for other in (dict(told), {}, told | {"know.run": "another"}):
+        save_file(state if other.get("know.run") == "another" else changed, theta_1, other)
+        code, _, err = know(short)
+        assert code == 1 and "theta_1.safetensors: not as this run wrote it; remove it" in err
+    theta_1.unlink()
+    assert know(short)[0] == 0 and load_state(theta_1).keys() == state.keys()
+    assert mark_of(theta_1) == mark_in(told) and theta_1.stat().st_size == len(whole)
+
+
+def mark_of(path: Path) -> Mark | None:
+    with safe_open(path, "pt") as file:
+        return mark_in(file.metadata())
+
+
+def test_images_are_known_by_their_content(know, own):
+    image_folder(own / "photos", 16, 3)
+    images = GOOD.replace("--dataset factories:Samples", "--images photos --image-size 8") + " --length 2"
+    assert know(images)[0] == 0
+    (own / "photos").rename(own / "moved")
+    assert know(images.replace("photos", "moved"))[0] == 0
+    first = sorted((own / "moved").rglob("*.png"))[0]
+    Image.new("RGB", (28, 28)).save(first)
+    code, _, err = know(images.replace("photos", "moved"))
+    assert code == 1 and "holds another run: images was" in err
+
+
+def test_theta_0_may_be_in_a_training_state(know, own):
+    torch.save({"net": torch.load("theta_0.pt"), "ema": torch.load("theta_0.pt"), "epoch": 3}, "state.pt")
+    wrapped = GOOD.replace("theta_0.pt", "state.pt") + " --length 2"
+    code, _, err = know(wrapped)
+    assert code == 1 and "net (10 tensors), ema (10 tensors): choose with --key" in err
+    assert know(wrapped + " --key ema")[0] == 0
 
 
 def test_what_is_written_and_said(know, own):

@@ -94,7 +94,12 @@ def test_a_stage_depends_on_the_rooms_that_it_uses(name):
 
 # --- the environment ------------------------------------------------------------------------------------------------
 
-DIRECT = [Requirement(text) for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"])]
+EXTRAS = PROJECT["optional-dependencies"]
+DIRECT = [
+    Requirement(text)
+    for text in (*PROJECT["dependencies"], *EXTRAS["experiment"], *EXTRAS["dev"])
+    if text != "know[experiment]"  # itself, which brings the extra's
+]
 LOCK = {
     canonicalize_name(name): version
     for line in (paths.ROOT / "requirements.lock").read_text().splitlines()

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from know import paths
 from know.data.decoding import decoded
@@ -20,6 +19,8 @@ def save_embedded(folder: Path, parts: Mapping[Part, Arrays], classes: Sequence[
     Args:
         parts: images uint8 (N, 1, H, W) and labels (N,) sorted by label; a multiple of 50 images a class.
     """
+    from PIL import Image  # late: the catalogue of data sets is read where no images are
+
     with paths.atomic(folder) as temporary:
         manifest: dict[str, object] = {"classes": list(classes)}
         for part, (images, labels) in parts.items():
@@ -39,6 +40,8 @@ def read_embedded(folder: Path, part: Part) -> Arrays:
     Raises:
         DataError: a file is missing or damaged; names it.
     """
+    from PIL import Image
+
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         classes, side = manifest["classes"], manifest[part]["side"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,6 +46,25 @@ def image_folder(folder: Path, size: int, normalisation: Normalisation) -> Sampl
         return ImageFolder(folder, pipeline, loader=_read_image)
     except OSError as error:
         raise ValueError(f"--images {folder}: {error}; expected FOLDER/CLASS/image.jpg") from None
+
+
+def content_of(images: Samples) -> str:
+    """SHA-256 of an image folder's names and bytes, in order: the same images in another place have the same.
+
+    Raises:
+        ValueError: not an image folder, or an image cannot be read; names it.
+    """
+    if not isinstance(images, ImageFolder):
+        raise ValueError("only an image folder has files")
+    sha = hashlib.sha256()
+    for name, _ in track(images.samples, desc="images"):
+        try:
+            with Path(name).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ValueError(f"{name}: not a readable image ({error.strerror}); repair or remove it") from None
+        sha.update(f"{Path(name).relative_to(images.root)} {digest}\n".encode())
+    return sha.hexdigest()
 
 
 def labels_of(dataset: Samples, source: str) -> Tensor:

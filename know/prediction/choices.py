@@ -8,6 +8,7 @@ so that options are validated before anything heavy is loaded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
 from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 from pydantic import (
@@ -72,7 +73,8 @@ T = TypeVar("T", bound=Options)
 
 
 def class_named(base: type[T], name: str) -> type[T]:
-    """The choice called ``name``, or a subclass of ``base`` of a user's own, ``package.module:Class``.
+    """The choice called ``name``, or a subclass of ``base`` of a user's own: ``package.module:Class``, or the name of an entry
+    point of the group "know.method" or "know.control" in an installed package.
 
     Raises:
         ValueError: one line: there is none, and what there is; or the module cannot be imported.
@@ -80,6 +82,9 @@ def class_named(base: type[T], name: str) -> type[T]:
     if name in base.registry:
         found: type[T] = base.registry[name]
         return found
+    entries = tuple(entry_points(group=f"know.{base.key}", name=name))
+    if entries:
+        name = entries[0].value
     if ":" not in name:
         raise ValueError(f"{base.key}: got {name!r}; allowed: {', '.join(base.registry)}, {OWN}")
     own = imported(name, base.key)

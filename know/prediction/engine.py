@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
@@ -146,8 +146,8 @@ class Source(Protocol):
         """The flattened tensor's elements ``start`` to ``stop``."""
 
 
-def _names(theta: Source, theta_0: Source) -> dict[str, str]:
-    """For each of Θ_0's tensors the name that it has in ``theta``, in the same shape.
+def counterparts(theta: Source, theta_0: Source, predicted: Collection[str]) -> dict[str, str]:
+    """For each of Θ_0's tensors the name that it has in ``theta``; those ``predicted`` have the same shape there.
 
     Raises:
         ValueError: there is none; names the state and the tensor.
@@ -156,10 +156,14 @@ def _names(theta: Source, theta_0: Source) -> dict[str, str]:
         names = matched_names(theta_0.tensors.keys(), theta.tensors.keys())
     except ValueError as error:
         raise ValueError(f"{theta.label}: {error}") from None
-    for name, tensor in theta_0.tensors.items():
-        if (shape := theta.tensors[names[name]].shape) != tensor.shape:
-            shapes = f"{tuple(shape)} here, {tuple(tensor.shape)} in {theta_0.label}"
-            raise ValueError(f"{theta.label}: {names[name]}: shapes differ along the trajectory: {shapes}")
+    for name in predicted:
+        shape, wanted = theta.tensors[names[name]].shape, theta_0.tensors[name].shape
+        if shape != wanted:
+            shapes = f"{tuple(shape)} here, {tuple(wanted)} in {theta_0.label}"
+            raise ValueError(
+                f"{theta.label}: {names[name]}: shapes differ along the trajectory: {shapes}; of kind buffer, it is"
+                f" copied from Θ_0: --kind '{name}=buffer'"
+            )
     return names
 
 
@@ -187,6 +191,7 @@ def extrapolate(
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
     progress: str | None = None,
+    scales: Mapping[str, float] | None = None,
 ) -> None:
     """Predict ``steps`` steps past Θ_0, in pieces, a thread a core.
 
@@ -202,6 +207,7 @@ def extrapolate(
         device: where to compute; by default where Θ_0's tensor is.
         dtype: of the result; by default that of Θ_0's tensor.
         progress: the progress bar's title; none by default.
+        scales: of some tensors, c in Θ_0 + c·(Θ̂ - Θ_0), which is written instead of Θ̂; it is not what is fed back.
 
     Raises:
         ValueError: the states do not fit together, a weight or a prediction is NaN or infinite, or a prediction
@@ -210,7 +216,7 @@ def extrapolate(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     length, theta_0, predict = len(trajectory), trajectory[-1], fast(predictor)
-    named = [(theta, _names(theta, theta_0)) for theta in trajectory]
+    named = [(theta, counterparts(theta, theta_0, kinds)) for theta in trajectory]
     whole = isinstance(predictor, PathPredictor) and predictor.whole_tensors
     direct = isinstance(predictor, Extrapolation) and predictor.direct
 
@@ -231,6 +237,8 @@ def extrapolate(
             ahead = (step + 1,) if direct else ()
             path[length + step] = predict(window, kinds[name], *ahead)
         predicted = path[length:].view(steps, -1)
+        if scales and (scale := scales.get(name, 1.0)) != 1:
+            predicted = torch.lerp(path[length - 1].view(-1), predicted, scale)
         if not predicted.isfinite().all():
             raise ValueError(f"{name}: the prediction is not finite: weights too large for this method")
         write(name, start, narrowed(name, predicted, dtype or tensor.dtype))

@@ -13,23 +13,24 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from scipy import stats
 from torch import Tensor, nn
 
-from know.data.own import DatasetPart, Normalisation, Samples, image_folder, labels_of
+from know.data.own import DatasetPart, Normalisation, Samples, content_of, image_folder, labels_of
 from know.data.subsets import nested_subsets, stratified_order
-from know.options import Count, LearningRate, Rate, Section, imported, reason
+from know.options import Count, LearningRate, Rate, Section, made_by, reason
 from know.paths import atomic, claimed, sweep
 from know.tasks.classification import outcomes
 from know.training.forgetting import forget_further, state_of
 from know.training.loop import Recipe
 from know.training.options import Mode
-from know.weights.files import load_state, save_state
-from know.weights.kinds import kinds_of
+from know.weights.files import Checkpoint, Choice, load_state, save_state
+from know.weights.kinds import State, kinds_of
+from know.weights.marks import Mark, digest_of, mark_in
 from know.weights.modules import load_weights
 
 
@@ -46,17 +47,6 @@ class Settings(Section):
     lr: LearningRate = 1e-3
     seed: Annotated[int, Field(ge=0)] = 0
     mode: Mode = "sequential"
-
-
-def made_by(factory: str, option: str) -> Any:
-    """What the function ``package.module:function`` returns; modules are found in the current directory too."""
-    function = imported(factory, option)
-    if not callable(function):
-        raise ValueError(f"{option} {factory}: a {type(function).__name__}, not a function without arguments")
-    try:
-        return function()
-    except Exception as error:
-        raise ValueError(f"{option} {factory}: the call failed: {reason(error)}") from error
 
 
 def model_from(factory: str, seed: int) -> nn.Module:
@@ -159,14 +149,14 @@ class Run:
         while done + 1 < settings.length and self.path(done + 1).exists():
             done += 1
         for k in range(done + 1):
-            load_weights(self.net, load_state(self.path(k)), str(self.path(k)))
+            load_weights(self.net, self._written(k), str(self.path(k)))
             yield self._measure(k)
         recipe = Recipe(settings.epochs, settings.batch_size, settings.lr)
         further = forget_further(
             self.net, self.parts[1:], recipe, settings.seed, settings.mode, self.initial, done=done
         )
         for k, theta in enumerate(further, start=done + 1):
-            save_state(theta, self.path(k))
+            self._save(theta, k)
             yield self._measure(k)
 
     def predict_command(self) -> str:
@@ -200,7 +190,24 @@ class Run:
             with atomic(record) as temporary:
                 temporary.write_text(json.dumps(self.identity, indent=2) + "\n")
         if not self.path(0).exists():
-            save_state(self.theta_0, self.path(0))
+            self._save(self.theta_0, 0)
+
+    def _mark(self, state: Mapping[str, Tensor], k: int) -> Mark:
+        run = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
+        return Mark(run, k, self.settings.length, self.settings.rate, digest_of(state))
+
+    def _save(self, state: Mapping[str, Tensor], k: int) -> None:
+        save_state(state, self.path(k), self._mark(state, k).metadata())
+
+    def _written(self, k: int) -> State:
+        """Θ_k as this run wrote it. Raises ValueError: it is another's, or has been changed."""
+        state = load_state(self.path(k))
+        with Checkpoint(self.path(k)) as checkpoint:
+            if mark_in(checkpoint.metadata) != self._mark(state, k):
+                raise ValueError(
+                    f"{self.path(k)}: not as this run wrote it; remove it and those after it, to have them made anew"
+                )
+        return state
 
     def _check_forward(self, largest: int) -> None:
         """A batch through the model in training mode, before hours are spent; its BatchNorm is put back after."""
@@ -244,6 +251,7 @@ def forget_own(
     settings: Settings,
     device: torch.device,
     workers: int = 0,
+    key: str | None = None,
     say: Callable[[str], None] = print,
     warn: Callable[[str], None] = print,
 ) -> str:
@@ -251,19 +259,21 @@ def forget_own(
 
     Args:
         model: ``package.module:function`` that returns the module.
+        key: of the state dict in ``checkpoint``, if that is a training state with several.
         data: an image folder, the side of its images and their normalisation; or ``package.module:function`` that returns
             a data set.
 
     Returns:
         The ``know predict`` command to run next.
     """
-    theta_0, net = load_state(checkpoint), model_from(model, settings.seed)
+    theta_0, net = load_state(checkpoint, Choice(key)), model_from(model, settings.seed)
     if isinstance(data, str):
         source, samples, how = f"--dataset {data}", made_by(data, "--dataset"), {}
     else:
         source, samples = f"--images {data[0]}", image_folder(*data)
-        how = {"image_size": str(data[1]), "normalisation": data[2]}
-    labels, identity = labels_of(samples, source), {"model": model, "data": source} | how
+        how = {"image_size": str(data[1]), "normalisation": data[2], "images": content_of(samples)}
+    where = {"data": source} if isinstance(data, str) else {}  # images are known by what they are, not by where
+    labels, identity = labels_of(samples, source), {"model": model} | where | how
     run = Run(net, theta_0, samples, labels, out, settings, device, workers, str(checkpoint), identity)
     results = []
     for result in run.measured():

@@ -1,61 +1,118 @@
 """Checkpoints from and to disk, without ever running a pickle's code.
 
-Nothing here holds a model: tensors are read and written in pieces, with plain reads at their place in the file (pages of
-a memory map would count as this process's memory as soon as they are touched).
+``Checkpoint`` holds no model: tensors are read and written in pieces. What a file is, its content says, not its name.
 """
 
-import errno
-import json
-import os
-import pickle
-import re
-import threading
-import warnings
+from __future__ import annotations
+
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from know.paths import atomic
+from know.weights.folders import Sharded, shards_of
 from know.weights.kinds import State
+from know.weights.pt import LEGACY, Saved
+from know.weights.reading import CheckpointError, Pieces, Reader
+from know.weights.safetensor import STORABLE, Safetensors, Writer, check_names
+from know.weights.wrappers import ALL, Choice, stripped
 
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-"""Safetensors' names of dtypes."""
-STORABLE = {dtype: name for name, dtype in DTYPES.items()}
+__all__ = [
+    "ALL", "STORABLE", "Checkpoint", "CheckpointError", "Choice", "Writer", "check_names", "load_state", "save_state",
+]  # fmt: skip
 
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used or written. The message is one line that names the file."""
+UNFOLD = 16.0
+"""How many times its file's size a checkpoint's tensors may take."""
 
 
-def load_state(path: Path) -> State:
-    """A state dict from ``.safetensors``, or from a ``.pt`` or ``.pth`` file that holds tensors alone.
+class Checkpoint:
+    """A state dict on disk as a source for ``engine.extrapolate``: what it holds, and pieces of it on demand.
+
+    Args:
+        path: a safetensors file, one of ``torch.save``, or a folder with one of them or with shards and their index.
+        choice: which tensors of it.
+        unfold: how many times the file's size they may take.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or holds something else.
+        CheckpointError: the file is missing, damaged, or holds something else than tensors.
     """
-    if path.suffix != ".safetensors":
-        return _torch_load(path, "cpu")
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from None
+
+    def __init__(self, path: Path, choice: Choice = ALL, unfold: float = UNFOLD) -> None:
+        self.path, self.label = path, str(path)
+        self._reader, self.key = _opened(path, choice, unfold)
+        try:
+            self._names = stripped(list(self._reader.tensors), choice.strip, path)
+        except CheckpointError:
+            self._reader.close()
+            raise
+        self.tensors: State = {name: self._reader.tensors[own] for name, own in self._names.items()}
+        self.metadata = self._reader.metadata
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._reader.close()
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """The flattened tensor's elements ``start`` to ``stop``."""
+        return self._reader.read(self._names[name], start, stop)
 
 
-def save_state(state: Mapping[str, Tensor], path: Path) -> None:
+def _opened(path: Path, choice: Choice, unfold: float) -> tuple[Reader, str]:
+    if path.is_dir():
+        return _folder(path, choice, unfold)
+    pieces = Pieces(path)
+    head = pieces.bytes(0, len(LEGACY))
+    pieces.close()
+    if head.startswith(b"PK") or head == LEGACY:
+        saved = Saved(path, choice, unfold)
+        return saved, saved.chosen
+    if head[8:9] == b"{" or path.suffix == ".safetensors":
+        if choice.key is not None:
+            raise CheckpointError(f"{path}: safetensors hold one state dict, without a key; leave --key out")
+        return Safetensors(path), ""
+    raise CheckpointError(f"{path}: not a readable state dict: neither safetensors nor a file of torch.save")
+
+
+def _folder(folder: Path, choice: Choice, unfold: float) -> tuple[Reader, str]:
+    files, places = shards_of(folder)
+    if places is None:
+        return _opened(files[0], choice, unfold)
+    readers: dict[str, Reader] = {}
+    with ExitStack() as stack:
+        for path in files:
+            readers[path.name], _ = _opened(path, choice, unfold)
+            stack.callback(readers[path.name].close)
+        sharded = Sharded(folder, readers, places)
+        stack.pop_all()
+    return sharded, ""
+
+
+def load_state(path: Path | str, choice: Choice = ALL, unfold: float = UNFOLD) -> State:
+    """A whole state dict, from whatever ``Checkpoint`` reads.
+
+    Raises:
+        CheckpointError: see ``Checkpoint``.
+    """
+    with Checkpoint(Path(path), choice, unfold) as checkpoint:
+        return {
+            name: checkpoint.read(name, 0, tensor.numel()).reshape(tensor.shape)
+            for name, tensor in checkpoint.tensors.items()
+        }
+
+
+def save_state(state: Mapping[str, Tensor], path: Path | str, metadata: Mapping[str, str] | None = None) -> None:
     """Write safetensors under a temporary name, then rename.
 
     The format has no shared memory: tied tensors are written once each, and equal."""
+    path = Path(path)
+    check_names(path, list(state))
     own: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in state.items():
@@ -63,193 +120,4 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
         own[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in storages else tensor
         storages.add(own[name].untyped_storage().data_ptr())
     with atomic(path) as temporary:
-        save_file(own, temporary)
-
-
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    if isinstance(error, FileNotFoundError):
-        return CheckpointError(f"{path}: no such file")
-    reason = " ".join(str(error).split())
-    if refused := re.search(r"GLOBAL ([\w.]+)", reason):
-        return CheckpointError(
-            f"{path}: holds more than tensors ({refused[1]}), which is not run: save model.state_dict() alone"
-        )
-    return CheckpointError(f"{path}: not a readable state dict: {reason[:160] or type(error).__name__}")
-
-
-def _torch_load(path: Path, device: str) -> State:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # on sparse tensors, which are refused anyway
-            state = torch.load(path, map_location=device, weights_only=True)
-    except NotImplementedError:
-        raise CheckpointError(f"{path}: holds a sparse tensor: only dense ones can be predicted") from None
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise _unreadable(path, error) from None
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path}: not a state dict but a {type(state).__name__}: save model.state_dict()")
-    for name, value in state.items():
-        if isinstance(value, Mapping) and value and all(isinstance(part, Tensor) for part in value.values()):
-            raise CheckpointError(
-                f"{path}: a training state, with a state dict inside: extract it with"
-                f" torch.save(torch.load({path.name!r}, weights_only=True)[{name!r}], 'weights.pt')"
-            )
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: {name}: a {type(value).__name__}, not a tensor: save model.state_dict()")
-        if value.layout != torch.strided or value.is_quantized:
-            raise CheckpointError(
-                f"{path}: {name}: holds a sparse or quantized tensor: only dense ones can be predicted"
-            )
-    return dict(state)
-
-
-class Checkpoint:
-    """A state dict on disk as a source for ``engine.extrapolate``: what it holds, and pieces of it on demand.
-
-    Tensors that a ``.pt`` file stores in another order than their own (transposed, channels_last), and all of one
-    written in PyTorch's format from before 1.6, are held in memory whole.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or holds something else than tensors.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.label = str(path)
-        self.metadata: dict[str, str] = {}
-        self._offsets: dict[str, int] = {}
-        self._whole: dict[str, Tensor] = {}
-        self._lock = threading.Lock()
-        try:
-            self._file: BinaryIO = path.open("rb", buffering=0)
-        except OSError as error:
-            raise _unreadable(path, error) from None
-        try:
-            self.tensors = self._safetensors(path) if path.suffix == ".safetensors" else self._torch(path)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._file.close()
-
-    def _safetensors(self, path: Path) -> State:
-        try:
-            with safe_open(path, "pt"):  # the reference implementation checks the header and the file's length
-                pass
-        except (OSError, SafetensorError) as error:
-            raise _unreadable(path, error) from None
-        size = int.from_bytes(self._file.read(8), "little")
-        header = json.loads(self._file.read(size))
-        self.metadata = header.pop("__metadata__", {})
-        tensors: State = {}
-        for name, entry in header.items():
-            if entry["dtype"] not in DTYPES:
-                raise CheckpointError(f"{path}: {name}: dtype {entry['dtype']} is not one that PyTorch computes with")
-            tensors[name] = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]], device="meta")
-            self._offsets[name] = 8 + size + entry["data_offsets"][0]
-        return tensors
-
-    def _torch(self, path: Path) -> State:
-        tensors = _torch_load(path, "meta")
-        for name, tensor in tensors.items():
-            storage = tensor.untyped_storage()
-            start: int | None = getattr(storage, "_checkpoint_offset", None)  # where torch.load found it in the archive
-            if start is None:
-                self._whole = {name: tensor.reshape(-1) for name, tensor in _torch_load(path, "cpu").items()}
-                break
-            if tensor.is_contiguous():
-                self._offsets[name] = start + int(tensor.storage_offset()) * tensor.itemsize
-            else:
-                raw = torch.empty(int(storage.nbytes()), dtype=torch.uint8)
-                self._fill(name, raw, start)
-                strided = raw.view(tensor.dtype).as_strided(tensor.shape, tensor.stride(), int(tensor.storage_offset()))
-                self._whole[name] = strided.reshape(-1)
-        return tensors
-
-    def read(self, name: str, start: int, stop: int) -> Tensor:
-        """The flattened tensor's elements ``start`` to ``stop``."""
-        if name in self._whole:
-            return self._whole[name][start:stop]
-        values = torch.empty(stop - start, dtype=self.tensors[name].dtype)
-        self._fill(name, values.view(torch.uint8), self._offsets[name] + start * values.itemsize)
-        return values
-
-    def _fill(self, name: str, raw: Tensor, offset: int) -> None:
-        rest = raw.numpy().data
-        try:
-            with self._lock:
-                self._file.seek(offset)
-                while rest and (count := self._file.readinto(rest)):  # type: ignore[attr-defined]
-                    rest = rest[count:]
-        except OSError as error:
-            raise CheckpointError(f"{self.label}: {name}: cannot be read: {error.strerror}") from None
-        if rest:
-            raise CheckpointError(f"{self.label}: {name}: the file ends before the tensor does")
-
-
-class Writer:
-    """A safetensors file whose tensors are written in pieces, in any order.
-
-    Larger elements come first, so that every tensor is aligned. The space is claimed at once where the system can: a
-    full disk shows before the work, not after it.
-
-    Args:
-        tensors: shapes by name.
-        dtypes: by name.
-    """
-
-    def __init__(
-        self, path: Path, tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype], metadata: dict[str, str]
-    ) -> None:
-        header: dict[str, object] = {"__metadata__": {"format": "pt"} | metadata}
-        self._offsets, end = dict[str, int](), 0
-        for name in sorted(tensors, key=lambda name: -dtypes[name].itemsize):
-            start, end = end, end + tensors[name].numel() * dtypes[name].itemsize
-            header[name] = {
-                "dtype": STORABLE[dtypes[name]], "shape": list(tensors[name].shape), "data_offsets": [start, end]
-            }  # fmt: skip
-            self._offsets[name] = start
-        encoded = json.dumps(header, separators=(",", ":")).encode()
-        encoded += b" " * (-len(encoded) % 8)
-        self._data = 8 + len(encoded)
-        self._lock = threading.Lock()
-        self._file: BinaryIO = path.open("wb", buffering=0)
-        try:
-            _claim(self._file, self._data + end)
-            self._put(0, len(encoded).to_bytes(8, "little") + encoded)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._file.close()
-
-    def write(self, name: str, start: int, values: Tensor) -> None:
-        """Put flat values, of the tensor's dtype, from the flattened tensor's element ``start`` on."""
-        raw = values.cpu().contiguous().view(torch.uint8).numpy().data
-        self._put(self._data + self._offsets[name] + start * values.itemsize, raw)
-
-    def _put(self, offset: int, raw: bytes | memoryview) -> None:
-        rest = memoryview(raw)
-        with self._lock:
-            self._file.seek(offset)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-
-
-def _claim(file: BinaryIO, size: int) -> None:
-    """Let the file have ``size`` bytes, claimed on the disk where the system can."""
-    try:
-        os.posix_fallocate(file.fileno(), 0, size)
-    except AttributeError:  # not on macOS and Windows
-        file.truncate(size)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # nor on every file system
-            raise
-        file.truncate(size)
+        save_file(own, temporary, dict(metadata or {}) or None)

@@ -11,19 +11,36 @@ import typer
 from pydantic import ValidationError
 
 from know import paths
+from know.cli.prediction import Variadic, predict
+from know.cli.selection import Numbers, select
 from know.doctor import doctor
 from know.options import ParamError
 from know.params import Params, load
-from know.prediction.choices import OWN as OWN_CLASS
-from know.prediction.choices import class_named, option_named
-from know.prediction.predictors import PREDICTORS, Known, PathPredictor
 
 app = typer.Typer(
-    help="Knowledge-overflowed weights by retrodiction of forgetting.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from know.run.version import version
+
+        typer.echo(f"know {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def know(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and leave.")
+    ] = False,
+) -> None:
+    """Knowledge-overflowed weights by retrodiction of forgetting."""
+
+
 hypermodel_app = typer.Typer(help="Hyper-models: what there is, and import.", no_args_is_help=True)
 app.add_typer(hypermodel_app, name="hypermodel")
 app.command()(doctor)
@@ -56,7 +73,12 @@ def forget(
         str | None,
         typer.Option(help="Factory of an nn.Module, package.module:function.", rich_help_panel=OWN),
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Θ_0, its state dict.", rich_help_panel=OWN)] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Θ_0: its state dict, a training state or a folder.", rich_help_panel=OWN)
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Of a training state with several: its state dict's.", rich_help_panel=OWN)
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="D_0 as FOLDER/CLASS/image.jpg.", rich_help_panel=OWN)] = None,
     dataset: Annotated[
         str | None,
@@ -113,7 +135,7 @@ def forget(
         raise ValueError(f"--{option}: got {first['input']}; {allowed}") from None
     command = own.forget_own(
         model, checkpoint, dataset or (images or Path(), image_size, normalisation), out, settings,
-        device_named(device), workers, say=typer.echo, warn=lambda text: typer.echo(text, err=True),
+        device_named(device), workers, key, say=typer.echo, warn=lambda text: typer.echo(text, err=True),
     )  # fmt: skip
     typer.echo(f"next:\n{command}")
 
@@ -126,12 +148,17 @@ def meta_train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With --data: the hyper-model's folder to write.")] = None,
     scale: Annotated[
-        Scale, typer.Option(help="With --data: none, the weights as they are (paper); path, in each path's frame.")
-    ] = "none",
+        Scale | None,
+        typer.Option(
+            help="With --data: none, the weights as they are (paper), the default; path, in each path's frame; wnn."
+        ),
+    ] = None,
 ) -> None:
     """Collect the meta-dataset and train KNOWN on it; or, with --data, train on files of the published layout."""
     if (data is None) != (out is None):
         raise typer.BadParameter("--data and --out go together")
+    if data is None and scale is not None:
+        raise typer.BadParameter("--scale goes with --data; the experiment's is meta_train.variants in params.yaml")
     if data is None or out is None:
         from know.stages import meta_train
 
@@ -140,7 +167,7 @@ def meta_train(
     from know.prediction.known import save_hypermodel
 
     own = load(params)
-    model, table = from_folder(data, own.meta_train, own.history_length, own.compute, scale)
+    model, table = from_folder(data, own.meta_train, own.history_length, own.compute, scale or "none")
     save_hypermodel(model, out)
     typer.echo(table.to_string(float_format="%.3e"))
     typer.echo(out)
@@ -158,70 +185,8 @@ def evaluate(params: ParamsFile = paths.PARAMS) -> None:
     _run(both, params)
 
 
-@app.command()
-def predict(
-    checkpoints: Annotated[list[Path], typer.Argument(help="State dicts, most forgotten first, Θ_0 last.")],
-    out: Annotated[Path, typer.Option("--out", help="The safetensors file to write.", dir_okay=False)],
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(PREDICTORS)}, or {OWN_CLASS}.")] = "known",
-    hypermodel: Annotated[
-        str, typer.Option(help="Of known and wnn: a shipped hyper-model's name, or a folder.")
-    ] = "default",
-    option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, of the method, as scale=0.5.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="How many steps past Θ_0; the last is written.")] = 1,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(help="PATTERN=KIND: treat tensors of these names as conv, fc, bias or buffer; the last holds."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    dtype: Annotated[
-        Literal["keep", "float64", "float32", "float16", "bfloat16"],
-        typer.Option(help="Of all floating-point tensors written; keep: Θ_0's. The arithmetic is in float32 or wider."),
-    ] = "keep",
-) -> None:
-    """Predict knowledge-overflowed weights from a trajectory of checkpoints.
-
-    CHECKPOINTS are .safetensors, .pt or .pth files that hold state dicts. Of more than the hyper-model reads, the last
-    count. The memory needed does not grow with the model.
-    """
-    try:
-        chosen = class_named(PathPredictor, method)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--method") from None
-    options: dict[str, object] = {}
-    if "hypermodel" in chosen.model_fields:
-        options["hypermodel"] = hypermodel
-    for given in option or ():
-        name, equals, options[name] = given.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{given!r}; allowed: NAME=VALUE", param_hint="--option")
-    predictor = option_named(PathPredictor, method, options)
-    import torch
-
-    from know.prediction.files import predict_files
-    from know.run.device import device_named
-    from know.weights.batchnorm import batchnorm_note
-    from know.weights.files import Checkpoint
-    from know.weights.kinds import parse_overrides
-
-    reads = predictor.model.history_length if isinstance(predictor, Known) else None
-    needed = reads or predictor.shortest
-    if len(checkpoints) < needed:
-        raise ValueError(
-            f"{method} needs {needed} checkpoints, most forgotten first and Θ_0 last; got {len(checkpoints)}"
-        )
-    if reads and len(checkpoints) > reads:
-        typer.echo(f"{method} reads the last {reads} of {len(checkpoints)} checkpoints", err=True)
-        checkpoints = checkpoints[-reads:]
-    with Checkpoint(checkpoints[-1]) as theta_0:
-        note = batchnorm_note(theta_0.tensors)
-    predict_files(
-        checkpoints, out, predictor, steps,
-        device=device_named(device), dtype=None if dtype == "keep" else getattr(torch, dtype),
-        overrides=parse_overrides(kind or ()), progress=True,
-    )  # fmt: skip
-    if note:
-        typer.echo(note, err=True)
-    typer.echo(out)
+app.command(cls=Variadic)(predict)
+app.command(cls=Numbers)(select)
 
 
 @hypermodel_app.command("list")
@@ -250,6 +215,15 @@ def main() -> None:
     """Exit 0 on success, 1 with one line on stderr for bad input, 2 for wrong usage."""
     try:
         app()
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package == "know":
+            raise
+        extra = (
+            "hub" if package == "huggingface_hub" else "dask" if package in ("dask", "distributed") else "experiment"
+        )
+        print(f"know: this needs {package}, which is not installed: pip install 'know[{extra}]'", file=sys.stderr)
+        sys.exit(1)
     except (ParamError, ValueError, RuntimeError, OSError) as error:
         print(f"know: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
