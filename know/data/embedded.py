@@ -40,7 +40,6 @@ def read_embedded(folder: Path, part: Part) -> Arrays:
     Raises:
         DataError: a file is missing or damaged; names it.
     """
-    from PIL import Image
 
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
