@@ -110,7 +110,7 @@ print(parameters().downsize.dataset)
 def test_an_architecture(tmp_path):
     copy = Extended("architecture", tmp_path)
     file = tmp_path / "params.yaml"
-    file.write_text(re.sub(r"^  architecture: \w+", "  architecture: mlp", file.read_text(), flags=re.MULTILINE))
+    file.write_text(re.sub(r"^  architecture: [\w-]+", "  architecture: mlp", file.read_text(), flags=re.MULTILINE))
     code = """
 import torch
 from know.models.small import build

@@ -236,7 +236,7 @@ def test_the_readme_says_what_the_committed_report_says():
     """If this fails after a new run: python scripts/update_readme.py."""
     text = (paths.ROOT / "README.md").read_text()
     parts = re.findall(r"<!-- (\S+\.md) -->\n(.*?)<!-- end -->", text, re.DOTALL)
-    assert {name for name, _ in parts} >= {"findings.md", "tables/main.md"}
+    assert {name for name, _ in parts} >= {"summary.md", "tables/main.md"}
     for name, shown in parts:
         assert shown == (paths.REPORTS / name).read_text(), name
 
