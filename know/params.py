@@ -24,7 +24,7 @@ from know.prediction.options import Predict
 from know.prediction.predictors import PREDICTORS, Known
 from know.run.options import Compute
 from know.training.options import FineTuning, Forget
-from know.weights.limits import SizeError, check_document, shown
+from know.weights.limits import SizeError, check_document, cut, shown
 
 DEPTH = 20  # sections in sections; a file of brackets would keep the parser busy for hours
 
@@ -227,7 +227,7 @@ def load(path: Path = paths.PARAMS) -> Params:
         first = min(errors, key=lambda one: one["type"] != "extra_forbidden")
         union = any(UNION.match(str(part)) for part in first["loc"])
         others = [one for one in errors if union and _key(one) == _key(first) and one is not first]
-        raise ParamError(f"{path.name}: {_line(first, *others)}") from None
+        raise ParamError(cut(f"{path.name}: {_line(first, *others)}", 900)) from None
 
 
 def sections(params: Params, names: Iterable[str]) -> dict[str, object]:

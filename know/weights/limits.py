@@ -65,7 +65,11 @@ def _extent(value: object, known: dict[int, int | None], what: str) -> int:
 
 def shown(value: object, most: int = 200) -> str:
     """A value in an error's line, cut where it becomes long."""
-    text = repr(value)
+    return cut(repr(value), most)
+
+
+def cut(text: str, most: int) -> str:
+    """A text of no more letters than that, and a mark where it goes on."""
     return text if len(text) <= most else f"{text[:most]}…"
 
 
