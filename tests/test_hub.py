@@ -60,6 +60,10 @@ class Hub(BaseHTTPRequestHandler):
         if parts[:2] == ["api", "models"] and (files := self.content.get(parts[-1])) is not None:
             siblings = [{"rfilename": name} for name in files]
             self._send(json.dumps({"id": "org/name", "sha": COMMIT, "siblings": siblings}).encode())
+        elif parts[:2] == ["api", "models"] and parts[4:] == ["tree", COMMIT]:
+            files = self.content["checkpoint-1"]
+            entries = [{"type": "file", "path": n, "size": len(data), "oid": "0" * 40} for n, data in files.items()]
+            self._send(json.dumps(entries).encode())
         elif parts[2:3] == ["resolve"] and (data := self.content["checkpoint-1"].get(parts[-1])) is not None:
             self._send(data)
         else:
