@@ -163,10 +163,11 @@ def planned_starts(params: Params, trained: Collection[int], state: State) -> li
 
 def _content(start: SavedStart, params: Params, trained: Collection[int]) -> SavedStart:
     """One name for weights that are written under several: what is fine-tuned is known by its content, and only once."""
-    names = {("more_data", step): images for step, images in real_steps(params, trained).items()}
-    names |= {("naive", 0): params.downsize.source_images, ("theta", 0): params.downsize.source_images}
-    images = names.get((start.method, start.steps)) if start.track == "main" else None
-    return start if images is None else replace(start, method="trained", steps=images, role="headroom")
+    own, real = params.downsize.source_images, real_steps(params, trained)
+    names = {("main", "naive", 0): own, ("main", "theta", 0): own, ("oracle", "more_data", 1): real.get(1)}
+    names |= {("main", "more_data", step): images for step, images in real.items()}
+    images = names.get((start.track, start.method, start.steps))
+    return start if images is None else replace(start, track="main", method="trained", steps=images, role="headroom")
 
 
 def _meta(params: Params) -> Iterator[Work]:
