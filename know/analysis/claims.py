@@ -160,8 +160,8 @@ def _beats_tsv(e: Evidence) -> Finding:
 
 @claim("Far out the task vector falls below naïve transfer", "yes, ×9 (VOC → Cityscapes)")
 def _falls_below(e: Evidence) -> Finding:
-    steps = _steps(e, "task_vector")
-    found = e.transfer.of(steps[-1], NAIVE) if len(steps) > 1 else None
+    steps = [start for start in _steps(e, "task_vector") if start.step > 1]
+    found = e.transfer.of(steps[-1], NAIVE) if steps else None
     return said(found, of_worse=True, words=f"{steps[-1].data(e.rate)}: " if steps else "")
 
 
@@ -207,7 +207,7 @@ def _other_tasks(e: Evidence) -> Finding:
 
 
 def _steps(e: Evidence, name: str) -> list[Start]:
-    return [start for start in e.transfer.starts if start.name == name]
+    return [start for start in e.transfer.starts if start.name == name and not start.rule]
 
 
 def _chosen(e: Evidence, *names: str) -> str:

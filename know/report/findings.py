@@ -172,7 +172,7 @@ def summary(results: Results) -> list[str]:
     ]
     if (one := found.named(found.candidate, NAIVE.name)) is not None:
         start = found.chosen[found.candidate]
-        room = f" {found.real.written(rate)} gains {points(found.gate.gain)}." if found.gate else ""
+        room = f" Really more data ({found.real.data(rate)}) gains {points(found.gate.gain)}." if found.gate else ""
         lines.append(
             f"**What came out.** {start.written(rate)} against naïve transfer ({percent(found.accuracy(NAIVE))} %): {told(one)};"
             f" the paper's effect would be {number(100 * found.margin, digits=1)} points or more.{room}"
