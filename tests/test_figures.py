@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.patches import Circle
 from matplotlib.text import Text
-from synthetic import HEADROOM, TRUTH, ablations, every_table, forgotten, headroom, transfer
+from synthetic import HEADROOM, ROLES, TRUTH, ablations, every_table, forgotten, headroom, transfer
 
 from know.analysis.starts import NAIVE, NAMES, label
 from know.analysis.statistics import mean_interval
@@ -199,7 +199,10 @@ def test_a_window_holds_its_core_and_is_not_set_by_what_is_far_off(values, other
 def test_gains_has_a_row_a_start_in_order_with_every_step_at_its_mean_and_interval():
     figure, _ = drawn("gains")
     (axes,) = figure.axes
-    names = [name for name in [*NAMES, "my_own"] if name in {m for m, _ in TRUTH} - {"naive"}]
+    named = {name for pair in PARAMS.report.contrasts for name in pair}  # of the controls, those that a contrast names
+    made = {m for m, _ in TRUTH if ROLES.get(m) != "control" or m in named} - {"naive"}
+    names = [name for name in [*NAMES, "my_own"] if name in made]
+    assert "shrink" not in names and "shrunk" in names
     assert [tick.get_text() for tick in axes.get_yticklabels()] == [style.math(label(name)) for name in names]
     comparisons, found = results().comparisons, marks(axes)
     (inner,) = [p.get_x() for p in axes.patches if np.isclose(p.get_x() + p.get_width(), axes.get_xlim()[0])]
@@ -232,7 +235,7 @@ def test_gains_writes_what_is_beyond_the_axis_and_what_was_chosen():
     shown, comparisons = texts("gains"), results().comparisons
     assert any(text.strip().startswith("← −") for text in shown)
     for start in comparisons.chosen.values():
-        if start.name not in {*LEFT_OUT}:
+        if start.name not in {*LEFT_OUT, "shrink", "trained_on"}:
             gain = comparisons.of(start, NAIVE).gain
             number = style.signed(100 * gain.mean, 100 * gain.half_width)
             assert f"{start.data(PARAMS.rate)}:  {number}".removeprefix(":  ") in shown

@@ -54,22 +54,24 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 @figure(
     "gains",
-    "The main result: difference to naïve transfer in points of downstream accuracy, paired by seeds, with all "
-    "labels, with its interval over source seeds, by step; filled, and in numbers: the step that validation images chose "
-    "(bold: better or worse after Holm's correction). "
+    "The main result: difference to naïve transfer in points of downstream accuracy, paired by seeds, with all labels, with its "
+    "interval over source seeds, by step, of methods and of the controls that a contrast names; filled, and in numbers: the step "
+    "that is judged (bold: better or worse after Holm's correction). "
     "Shaded: from half of what the paper reports to all of it.",
     needs=["transfer"],
 )
 def main_gains(results: Results) -> Figure:
     rate, report, transfer = results.params.rate, results.params.report, with_all_labels(results["transfer"])
-    plain = transfer[~transfer.crossed & (transfer.role != "tuned")]
+    named = {name for pair in report.contrasts for name in pair}
+    plain = transfer[~transfer.crossed & ((transfer.role != "control") | transfer.method.isin(named))]
+    plain = plain[plain.role != "tuned"]
     units = gains(plain, plain.method == "naive", ["method", "steps", "chosen"]).rename(columns={"gain": "value"})
     table, error = shown(units), POINT - units.base.mean()
     figure, axes = plt.subplots(figsize=(PAGE, 0.27 * table.method.nunique() + 0.75))
     band, core = paper_band(axes, error, report.margin), (results.comparisons.candidate, "more_data")
     names = forest(axes, table, report.confidence, window(table, core, report.confidence, band))
     beside = partial(axes.text, transform=axes.get_yaxis_transform(), ha="right")
-    beside(1.19, -0.75, "chosen", va="bottom")
+    beside(1.19, -0.75, "judged", va="bottom")
     for start in results.comparisons.chosen.values():
         if start.name in names and (found := results.comparisons.of(start, NAIVE)):
             text = signed(POINT * found.gain.mean, POINT * found.gain.half_width)
@@ -80,7 +82,7 @@ def main_gains(results: Results) -> Figure:
     steps = ", ".join(virtual(int(step), rate) for step in sorted(table.steps[table.steps > 0].unique()))
     key = partial(Line2D, [], [], color=GREY, ls="", marker="o")
     keys = [
-        key(ms=5, label="chosen on validation images"),
+        key(ms=5, label="judged"),
         key(ms=3.6, mfc="white", label=f"other steps; top down: {steps}"),
     ]
     figure.legend(handles=[*keys, *axes.get_legend_handles_labels()[0]], loc="outside upper center", ncols=3)
