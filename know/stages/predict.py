@@ -20,6 +20,7 @@ from know.prediction.predictors import PathPredictor
 from know.prediction.retrodict import retrodict
 from know.run.device import here
 from know.run.executor import map_all, run_all
+from know.run.executor import one as recorded
 from know.run.store import FileInput
 from know.seeds import derive
 from know.stages.forget import source_jobs
@@ -35,11 +36,11 @@ from know.stages.results import (
     write_starts,
     write_state,
 )
-from know.tasks.classification import outcome
 from know.training.forgetting import load_trajectory, state_of
 from know.training.landscape import LandscapeJob, landscape
 from know.training.loop import reestimate_batchnorm
 from know.training.runs import SourceJob
+from know.training.source_test import SourceTest, source_test
 from know.weights.algebra import Weights
 from know.weights.batchnorm import CROSSED, BatchNormRule, with_batchnorm
 from know.weights.geometry import step_geometry, step_sizes
@@ -196,14 +197,14 @@ def _seed_starts(job: SeedJob) -> SeedStarts:
             yield SavedStart("main", "trained", 0, images, "headroom"), load_file(trained_path(seed, images))
 
     kinds = kinds_of(theta_0, pointwise=pointwise_of(params.predict.runnable[params.predict.judged][0]))
-    result, test = SeedStarts([], [], [], [], []), sources[size].task.test(here())
+    result = SeedStarts([], [], [], [], [])
     for start, state in ruled(params, made()):
-        net = maker.net(start, state)
-        write_state(state_of(net), start.path(seed))
+        file = write_state(state_of(maker.net(start, state)), start.path(seed))
         result.starts.append(start)
         if start.role not in ("path", "headroom") and not start.crossed:
             source = {"source_seed": seed, "method": start.method, "steps": start.steps, "role": start.role}
-            source |= {"candidate": start.candidate, "source_accuracy": outcome(net, test).accuracy}
+            tested = recorded(source_test, SourceTest(sources[size], FileInput.of(file)), params.compute)
+            source |= {"candidate": start.candidate, "source_accuracy": tested.accuracy}
             sizes = step_sizes(state, theta_0, trajectory[-2], kinds)
             result.predictions.extend(source | size._asdict() for size in sizes)
     if 1 in real and params.forget.oracle:
@@ -240,7 +241,7 @@ def _oracle(
     params, seed = job.params, job.seed
     trajectory = load_trajectory(oracle_path(seed), params.history_length)
     theta_0, source = trajectory[-1], sources[params.downsize.source_images]
-    maker, test = Maker(params, source, theta_0), source.task.test(here())
+    maker = Maker(params, source, theta_0)
 
     def made() -> Made:
         yield SavedStart("oracle", "naive", 0, 0, "reference"), theta_0
@@ -248,11 +249,12 @@ def _oracle(
         yield from predicted_starts(params, "oracle", trajectory, 1, fresh, seed)
 
     for start, state in ruled(params, made()):
-        net = maker.net(start, state)
+        file = write_state(state_of(maker.net(start, state)), start.path(seed))
         result.starts.append(start)
-        write_state(state_of(net), start.path(seed))
         row = {"source_seed": seed, "method": start.method, "steps": start.steps, "role": start.role}
-        result.oracle.append(row | asdict(outcome(net, test)))
+        result.oracle.append(
+            row | asdict(recorded(source_test, SourceTest(source, FileInput.of(file)), params.compute))
+        )
         if start.role in ("method", "control") and start.candidate == 0:
             found = step_geometry(state, real, theta_0, kinds)
             result.geometry.append(found.assign(source_seed=seed, method=start.method, role=start.role)[GEOMETRY])
