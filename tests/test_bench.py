@@ -14,7 +14,7 @@ from know.bench.scoring import START, TRAJECTORY
 from know.bench.table import cells, findings, shown, summary
 from know.bench.trajectories import is_made, trajectories
 from know.cli import main
-from know.params import Params, ParamError, load
+from know.params import ParamError, Params, load
 from know.prediction.predictors import linear
 from know.prediction.retrodict import retrodict
 from know.weights.geometry import step_geometry
@@ -151,7 +151,7 @@ def test_a_class_of_ones_own_that_is_right_scores_as_the_real_weights_do(know, t
 
 
 def test_no_change_scores_as_naive_transfer_does(know):
-    code, out, err = know("naive", "--out", "scores.csv")
+    code, _, err = know("naive", "--out", "scores.csv")
     assert code == 0, err
     scores = pd.read_csv("scores.csv").set_index(TRAJECTORY)
     own, naive = scores[scores.role == "own"], scores[(scores.role == "reference") & (scores.method == "naive")]
@@ -229,7 +229,10 @@ def test_the_committed_scores_are_of_the_committed_trajectories():
         states = one.states()
         geometry = step_geometry(retrodict(states, linear)[0], one.real(), states[-1])
         whole, row = geometry[geometry.kind == "all"].iloc[0], scores.loc[one.task, one.architecture, one.number]
-        assert (row.cosine, row.norm_ratio) == (pytest.approx(whole.cosine, rel=1e-4), pytest.approx(whole.norm_ratio, rel=1e-4))
+        assert (row.cosine, row.norm_ratio) == (
+            pytest.approx(whole.cosine, rel=1e-4),
+            pytest.approx(whole.norm_ratio, rel=1e-4),
+        )
 
 
 def test_the_committed_files_are_small():
