@@ -9,8 +9,9 @@ from conftest import write_params
 from ruamel.yaml import YAML
 
 from know import paths
+from know.bench import headroom
 from know.bench.__main__ import run
-from know.bench.scoring import START, TRAJECTORY
+from know.bench.scoring import START, TRAJECTORY, score
 from know.bench.table import cells, findings, shown, summary
 from know.bench.trajectories import is_made, trajectories
 from know.cli import main
@@ -193,6 +194,16 @@ def test_trajectories_that_are_there_are_not_made_again(file, monkeypatch, tmp_p
     run(load(file))
     assert {path: path.stat().st_mtime_ns for path in paths.BENCH.rglob("*.safetensors")} == before
     assert (paths.REPORTS / "bench" / "scores.csv").read_bytes() == scores
+
+
+def test_headroom_is_looked_for_on_other_trajectories_by_validation_images(file, monkeypatch):
+    scored = []
+    monkeypatch.setattr(headroom, "score", lambda *given: scored.append(score(*given)) or scored[0])
+    monkeypatch.setattr(headroom, "DRAWS", 1)
+    found = headroom.headroom(load(file))
+    assert [*found.architecture] == ["cnn", "cnn-bn"] and [*scored[0].number.unique()] == [headroom.PILOT]
+    naive = scored[0][scored[0].method == "naive"]
+    np.testing.assert_array_equal(found.naive, naive.validation_accuracy)
 
 
 @pytest.mark.parametrize(

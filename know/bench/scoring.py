@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 
@@ -72,7 +74,8 @@ def _starts(job: StartsJob) -> list[Scored]:
     one, source = job.trajectory, job.trajectory.source
     states, real, test = one.states(), one.real(), source.task.test(here())
     made = {NAIVE: states[-1], REAL: real}
-    made |= predicted_starts(job.params, "oracle", states, 1, state_of(other(source).net()), one.seed)
+    if job.params.predict.methods:
+        made |= predicted_starts(job.params, "oracle", states, 1, state_of(other(source).net()), one.seed)
     maker, scored = Maker(job.params, source, states[-1]), [Scored(one, SCRATCH)]
     for i, (start, state) in enumerate(maker.starts(made)):
         net = maker.net(start, state)
@@ -84,30 +87,37 @@ def _starts(job: StartsJob) -> list[Scored]:
     return scored
 
 
-def score(params: Params, predict: Predict) -> pd.DataFrame:
+def score(params: Params, predict: Predict, every: Sequence[Trajectory] | None = None) -> pd.DataFrame:
     """Score what the methods and controls of ``predict`` make of every trajectory, and beside them Θ_0 (naïve transfer), the
     real Θ_{-1} and fresh weights.
 
+    Args:
+        every: the trajectories, if not those in ``data/bench``.
+
     Returns:
         A row a trajectory (task, architecture, number) and start (method, options, role): cosine, norm_ratio,
-        source_accuracy, and accuracy, downstream, the mean over draws of labels. What is undefined is NaN.
+        source_accuracy, and downstream, the mean over draws of labels, accuracy (on test images) and validation_accuracy. What
+        is undefined is NaN.
     """
-    bench = params.bench
+    every = trajectories(params.bench) if every is None else every
     with tempfile.TemporaryDirectory() as folder:
         jobs = [
             StartsJob(params.model_copy(update={"predict": predict, "downsize": one.downsize}), one, Path(folder))
-            for one in trajectories(bench)
+            for one in every
         ]
-        scored = [one for every in map_all(_starts, jobs, params.compute, "bench: predictions") for one in every]
+        scored = [start for own in map_all(_starts, jobs, params.compute, "bench: predictions") for start in own]
         transfers = [job for one in scored for job in one.transfer_jobs()]
-        found = run_all(transfer, transfers, params.compute, "bench: fine-tuning")
-    tested = pd.Series([one.test.accuracy for one in found]).to_numpy().reshape(len(scored), bench.draws)
-    rows = [
-        {
-            "task": one.trajectory.task, "architecture": one.trajectory.architecture, "number": one.trajectory.number,
-            "method": one.start.method, "options": one.start.options, "role": one.start.role,
-            "cosine": one.cosine, "norm_ratio": one.norm_ratio, "source_accuracy": one.source_accuracy, "accuracy": accuracy,
-        }
-        for one, accuracy in zip(scored, tested.mean(1), strict=True)
-    ]  # fmt: skip
+        found = iter(run_all(transfer, transfers, params.compute, "bench: fine-tuning"))
+    rows = []
+    for one in scored:
+        trajectory, start, draws = one.trajectory, one.start, [next(found) for _ in range(one.trajectory.bench.draws)]
+        rows.append(
+            {
+                "task": trajectory.task, "architecture": trajectory.architecture, "number": trajectory.number,
+                "method": start.method, "options": start.options, "role": start.role,
+                "cosine": one.cosine, "norm_ratio": one.norm_ratio, "source_accuracy": one.source_accuracy,
+                "accuracy": fmean(draw.test.accuracy for draw in draws),
+                "validation_accuracy": fmean(draw.validation.accuracy for draw in draws),
+            }
+        )  # fmt: skip
     return pd.DataFrame(rows)

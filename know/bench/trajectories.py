@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from know import paths
 from know.data.options import Downsize, subset_sizes
 from know.data.splits import Split, draw_split, more_images, source_task
 from know.options import ParamError
-from know.params import Bench
+from know.params import Bench, Forgetting
 from know.run.executor import run_all
 from know.run.options import Compute
 from know.run.store import FileInput
@@ -23,6 +25,7 @@ from know.stages.results import write_csv, write_state
 from know.training.forgetting import load_trajectory
 from know.training.loop import Recipe
 from know.training.runs import ForgetJob, SourceJob, forget_path, train_source
+from know.training.runs import Path as MeasuredPath
 from know.weights.kinds import State
 
 DEFINES = {"tasks", "architectures", "rate", "history_length", "source", "forgetting"}
@@ -31,12 +34,13 @@ DEFINES = {"tasks", "architectures", "rate", "history_length", "source", "forget
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Of a net that was trained on D_{-1} and then on D_0, D_1, …: the point past its Θ_0 is known."""
+    """Of a net that was trained on D_{-1} and then on D_0, D_1, …: the point past its Θ_0 is known. ``root``: the folder of all."""
 
     bench: Bench
     task: str
     architecture: str
     number: int
+    root: Path
 
     @property
     def name(self) -> str:
@@ -56,7 +60,7 @@ class Trajectory:
     @property
     def folder(self) -> Path:
         """Where its weights are: ``theta_4.safetensors`` … ``theta_0.safetensors``, and ``real.safetensors``, Θ_{-1}."""
-        return paths.BENCH / self.name
+        return self.root / self.name
 
     @property
     def real_path(self) -> Path:
@@ -93,10 +97,10 @@ class Trajectory:
         return load_file(self.real_path)
 
 
-def trajectories(bench: Bench) -> list[Trajectory]:
-    """All of them."""
+def trajectories(bench: Bench, root: Path | None = None) -> list[Trajectory]:
+    """All of them; ``root``: their folder, if not ``data/bench``."""
     return [
-        Trajectory(bench, name, architecture, number)
+        Trajectory(bench, name, architecture, number, root or paths.BENCH)
         for name, task in bench.tasks.items()
         for architecture in bench.architectures
         for number in task.source_seeds
@@ -104,9 +108,9 @@ def trajectories(bench: Bench) -> list[Trajectory]:
 
 
 def make(bench: Bench, compute: Compute) -> None:
-    """Train each net on D_{-1}, and let it forget; unless that was done for these parameters before, on any machine.
+    """Make the trajectories of ``data/bench``, unless that was done for these parameters before, on any machine.
 
-    Writes each trajectory's folder, ``forgetting.csv`` (task, architecture, number, k, images, loss, accuracy; k = -1 is the
+    Removes those of other parameters. Writes each trajectory's folder, ``forgetting.csv`` (task, architecture, number, k, images, loss, accuracy; k = -1 is the
     real Θ_{-1}) and, last, ``definition.json``.
 
     Raises:
@@ -114,8 +118,26 @@ def make(bench: Bench, compute: Compute) -> None:
     """
     if is_made(bench):
         return
-    _definition_path().unlink(missing_ok=True)
-    every, options = trajectories(bench), bench.forgetting
+    shutil.rmtree(paths.BENCH, ignore_errors=True)
+    every = trajectories(bench)
+    measured = forget(every, bench.forgetting, compute)
+    rows = [
+        (one.task, one.architecture, one.number, m.k, m.images, m.loss, m.accuracy)
+        for one, path in zip(every, measured, strict=True)
+        for m in path.measured
+    ]
+    columns = ["task", "architecture", "number", "k", "images", "loss", "accuracy"]
+    write_csv(pd.DataFrame(rows, columns=columns), "forgetting.csv", paths.BENCH)
+    with paths.atomic(_definition_path()) as temporary:
+        temporary.write_text(json.dumps(_definition(bench), indent=1) + "\n")
+
+
+def forget(every: Sequence[Trajectory], options: Forgetting, compute: Compute) -> list[MeasuredPath]:
+    """Train each net on D_{-1}, let it forget, and write its folder.
+
+    Raises:
+        ParamError: a task has too few images.
+    """
     for one in every:
         _draw(one)
     for one, trained in zip(
@@ -126,17 +148,11 @@ def make(bench: Bench, compute: Compute) -> None:
     jobs = [
         ForgetJob(one.source, FileInput.of(one.real_path), one.sizes, recipe, "sequential", back=True) for one in every
     ]
-    rows = []
-    for one, path in zip(every, run_all(forget_path, jobs, compute, "bench: forgetting"), strict=True):
+    found = run_all(forget_path, jobs, compute, "bench: forgetting")
+    for one, path in zip(every, found, strict=True):
         for k, theta in enumerate(reversed(path.trajectory)):
             write_state(theta, one.folder / f"theta_{k}.safetensors")
-        rows += [
-            (one.task, one.architecture, one.number, m.k, m.images, m.loss, m.accuracy) for m in path.measured
-        ]  # fmt: skip
-    columns = ["task", "architecture", "number", "k", "images", "loss", "accuracy"]
-    write_csv(pd.DataFrame(rows, columns=columns), "forgetting.csv", paths.BENCH)
-    with paths.atomic(_definition_path()) as temporary:
-        temporary.write_text(json.dumps(_definition(bench), indent=1) + "\n")
+    return found
 
 
 def _draw(one: Trajectory) -> None:
