@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from know.analysis.comparisons import compare
@@ -45,7 +46,7 @@ def summary(scores: pd.DataFrame, report: Report) -> pd.DataFrame:
     for key, own in starts.items():
         ratio = recovery(own.accuracy, naive.accuracy, real.accuracy, report.confidence)
         if not (headroom and ratio.bounded):
-            ratio = Interval(*[float("nan")] * 3, ratio.units)
+            ratio = Interval(np.nan, np.nan, np.nan, ratio.units)
         row: dict[str, object] = dict(zip(START, key, strict=True)) | {"trajectories": len(own)}
         for name, values in (
             ("cosine", own.cosine),
