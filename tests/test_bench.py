@@ -75,6 +75,7 @@ def test_a_cell_says_what_really_more_data_gains():
 
 MICRO = {
     "architectures": ["cnn", "cnn-bn"],
+    "rate": 0.5,
     "source": {"max_epochs": 3, "patience": 2, "batch_size": 32, "lr": 0.001, "augment": "none"},
     "forgetting": {"epochs": 1, "batch_size": 32, "lr": 0.001, "augment": "none"},
     "labels": 20,
@@ -90,7 +91,8 @@ def file(tmp_path_factory):
     values["compute"]["jobs"] = 1
     bench = values["bench"]
     bench.update(MICRO)
-    bench["tasks"] = {"mnist": bench["tasks"]["mnist"] | {"source_images": 80, "source_seeds": [0, 1]}}
+    digits = {"downstream_dataset": "mnist-embedded", "downstream_classes": [1, 3, 5, 7, 9]}
+    bench["tasks"] = {"mnist": bench["tasks"]["mnist"] | digits | {"source_images": 80, "source_seeds": [0, 1]}}
     bench["fine_tuning"].update({"head_epochs": 1, "epochs": 1})
     bench["predict"].update({"methods": ["linear"], "candidate": "linear", "controls": ["flipped"]})
     with (root / "params.yaml").open("w") as out:
