@@ -98,9 +98,10 @@ def _estimate(row: pd.Series, name: str) -> Estimate:
 
 def written(row: pd.Series) -> str:
     """How a start is called: "Θ₀ × λ (shrink=0.8)"."""
+    if row["role"] == OWN:
+        return f"{row['method']}, yours"
     name = "really more data (Θ₋₁)" if row["role"] == "oracle" else label(row["method"])
-    options = f" ({row['options']})" if row["options"] else ""
-    return f"{name}{options}" + (", yours" if row["role"] == OWN else "")
+    return f"{name} ({row['options']})" if row["options"] else name
 
 
 def shown(found: pd.DataFrame) -> pd.DataFrame:
