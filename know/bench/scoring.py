@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -18,12 +18,13 @@ from know.run.device import here
 from know.run.executor import map_all, run_all
 from know.run.store import FileInput
 from know.stages.evaluate import SCRATCH
-from know.stages.predict import Maker, other, predicted_starts
+from know.stages.predict import Maker, other, predicted_starts, ruled
 from know.stages.results import SavedStart, write_state
 from know.tasks.classification import outcome
 from know.training.forgetting import state_of
 from know.training.runs import TransferJob, transfer
 from know.weights.geometry import step_geometry
+from know.weights.kinds import State
 
 NAIVE = SavedStart("oracle", "naive", 0, 0, "reference")
 REAL = SavedStart("oracle", "more_data", 0, 1, "oracle")
@@ -73,11 +74,8 @@ def _starts(job: StartsJob) -> list[Scored]:
     """Θ_0, the real Θ_{-1}, and every prediction and control, all by the same rule for BatchNorm."""
     one, source = job.trajectory, job.trajectory.source
     states, real, test = one.states(), one.real(), source.task.test(here())
-    made = {NAIVE: states[-1], REAL: real}
-    if job.params.predict.methods:
-        made |= predicted_starts(job.params, "oracle", states, 1, state_of(other(source).net()), one.seed)
     maker, scored = Maker(job.params, source, states[-1]), [Scored(one, SCRATCH)]
-    for i, (start, state) in enumerate(maker.starts(made)):
+    for i, (start, state) in enumerate(ruled(job.params, _made(job, states, real))):
         net = maker.net(start, state)
         file = write_state(state_of(net), job.folder / one.name / f"{i}.safetensors")
         geometry = step_geometry(state, real, states[-1])
@@ -85,6 +83,13 @@ def _starts(job: StartsJob) -> list[Scored]:
         accuracy = outcome(net, test).accuracy
         scored.append(Scored(one, start, FileInput.of(file), whole.cosine, whole.norm_ratio, accuracy))
     return scored
+
+
+def _made(job: StartsJob, states: Sequence[State], real: State) -> Iterator[tuple[SavedStart, State]]:
+    yield from ((NAIVE, states[-1]), (REAL, real))
+    if job.params.predict.methods:
+        fresh = state_of(other(job.trajectory.source).net())
+        yield from predicted_starts(job.params, "oracle", states, 1, fresh, job.trajectory.seed)
 
 
 def score(params: Params, predict: Predict, every: Sequence[Trajectory] | None = None) -> pd.DataFrame:

@@ -11,8 +11,8 @@ import typer
 from pydantic import ValidationError
 
 from know import paths
-from know.bench.command import bench
 from know.cli.prediction import Variadic, predict
+from know.cli.scoring import bench
 from know.cli.selection import Numbers, select
 from know.doctor import doctor
 from know.options import ParamError

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from know import paths
+from know.cli.prediction import chosen_predictor, options_in
 from know.params import load
 from know.prediction.choices import OWN as OWN_CLASS
-from know.prediction.choices import class_named, option_named
-from know.prediction.predictors import PREDICTORS, PathPredictor
+from know.prediction.predictors import PREDICTORS
 
 
 def bench(
@@ -20,8 +20,8 @@ def bench(
         typer.Argument(help=f"One of {', '.join(PREDICTORS)}, or {OWN_CLASS}. Without it: the committed scores."),
     ] = None,
     hypermodel: Annotated[
-        str, typer.Option(help="Of known and wnn: a shipped hyper-model's name, or a folder.")
-    ] = "default",
+        str | None, typer.Option(help="Of known and wnn: a shipped hyper-model's name (known: default), or a folder.")
+    ] = None,
     option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, of the method, as scale=0.5.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="A csv file to write: its scores on each trajectory.", dir_okay=False)
@@ -34,7 +34,9 @@ def bench(
     docs/bench.md says how.
     """
     own = load(params)
-    predictor = None if method is None else _predictor(method, hypermodel, option or [])
+    predictor = None if method is None else chosen_predictor(method, hypermodel, options_in(option or []))
+    if predictor is not None and predictor.missing:
+        raise ValueError(predictor.missing)
     import pandas as pd
 
     from know.bench.scoring import score
@@ -62,20 +64,3 @@ def bench(
     if not tables:
         raise ValueError(f"there are no scores in {committed.parent}: name a method, or run python -m know.bench")
     typer.echo(shown(pd.concat(tables)).to_string(index=False))
-
-
-def _predictor(method: str, hypermodel: str, options: list[str]) -> PathPredictor:
-    """The predictor of these options."""
-    try:
-        chosen = class_named(PathPredictor, method)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="METHOD") from None
-    given: dict[str, object] = {"hypermodel": hypermodel} if "hypermodel" in chosen.model_fields else {}
-    for text in options:
-        name, equals, given[name] = text.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{text!r}; allowed: NAME=VALUE", param_hint="--option")
-    predictor = option_named(PathPredictor, method, given)
-    if predictor.missing:
-        raise ValueError(predictor.missing)
-    return predictor
