@@ -79,7 +79,7 @@ MICRO = {
     "source": {"max_epochs": 3, "patience": 2, "batch_size": 32, "lr": 0.001, "augment": "none"},
     "forgetting": {"epochs": 1, "batch_size": 32, "lr": 0.001, "augment": "none"},
     "labels": 20,
-    "draws": 2,
+    "draws": 1,
 }
 
 
