@@ -1,11 +1,12 @@
 # make repro: environment, pipeline, what to open.   make test: environment, tests.   VENV=path reuses an environment.
 # make PROFILE=name repro: another experiment, profiles/name.yaml.   make lock: requirements.lock anew.
+# make bench: the scores of docs/bench.md, on trajectories made anew only if params.yaml defines others.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 # `venv/bin/dvc` alone would not find the `python` that the stages call.
 export PATH := $(abspath $(BIN)):$(PATH)
-.PHONY: repro test lint install lock clean
+.PHONY: repro bench test lint install lock clean
 
 install: $(BIN)/.know-installed
 
@@ -23,6 +24,10 @@ endif
 	@python -m know.report.pages
 	@echo
 	@echo "Done. Open reports/index.html: every notebook, figure and table."
+
+bench: install
+	dvc repro bench/dvc.yaml
+	python scripts/update_readme.py
 
 # A worker a core, each with whole test files: fixtures are made once, and two tests of a file do not meet. They come in
 # the order of tests/conftest.py.

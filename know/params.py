@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast, get_args, get_origin
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -18,12 +18,14 @@ from know import paths
 from know.data.catalogue import dataset
 from know.data.options import Downsize, subset_sizes
 from know.meta.options import MetaTrain
+from know.models.names import Architecture
 from know.options import Count, LearningRate, ParamError, Rate, Section, Seeds, Share, distinct
 from know.prediction.controls import CONTROLS
 from know.prediction.options import Predict
-from know.prediction.predictors import PREDICTORS, Known
+from know.prediction.predictors import PREDICTORS, Known, LinearMap
 from know.run.options import Compute
-from know.training.options import FineTuning, Forget
+from know.tasks.options import Augmentation
+from know.training.options import FineTuning, Forget, SourceTraining
 from know.weights.limits import SizeError, check_document, cut, shown
 
 DEPTH = 20  # sections in sections; a file of brackets would keep the parser busy for hours
@@ -66,6 +68,58 @@ class Report(Section):
     contrasts: Annotated[tuple[tuple[str, str], ...], Field(min_length=1), AfterValidator(distinct)]
 
 
+class Forgetting(Section):
+    """Fine-tuning on each of D_0, D_1, …"""
+
+    epochs: Count
+    batch_size: Count
+    lr: LearningRate
+    augment: Augmentation
+
+
+class Bench(Section):
+    """A fixed set of trajectories whose next point is known, and how a prediction of it is scored.
+
+    A trajectory for each of the ``architectures``, on each of the ``tasks``, for each of a task's source seeds, which stand for
+    a D_0, initial weights, orders and labels of the trajectory's own. ``draws``: of downstream labels, for each trajectory.
+    ``predict``: the methods and controls that are scored beside any other, one step past Θ_0.
+    """
+
+    tasks: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], Downsize], Field(min_length=1)]
+    architectures: Annotated[tuple[Architecture, ...], Field(min_length=1), AfterValidator(distinct)]
+    rate: Rate
+    history_length: Annotated[int, Field(ge=2, le=20)]
+    source: SourceTraining
+    forgetting: Forgetting
+    labels: Count
+    validation_images: Count
+    draws: Count
+    fine_tuning: FineTuning
+    predict: Predict
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for name, task in self.tasks.items():
+            smallest = subset_sizes(task.source_images, self.rate, self.history_length)[-1]
+            if smallest < len(task.source_classes):
+                raise ValueError(
+                    f"tasks.{name}.source_images: got {task.source_images}, of which the smallest subset has {smallest};"
+                    f" allowed: so many that it has {len(task.source_classes)} or more (one a class)"
+                )
+        if self.predict.steps != 1 or self.predict.crossed:
+            raise ValueError("predict.steps: got other starts than Θ_{-1}; allowed: steps: 1 and crossed: []")
+        for start, candidates in self.predict.methods_by_name.items():
+            for one in candidates:
+                if (isinstance(one, Known) and not one.hypermodel) or (
+                    isinstance(one, LinearMap) and not one.coefficients
+                ):
+                    raise ValueError(
+                        f"predict.methods: got {start} as the pipeline trains it; allowed: with hypermodel: or coefficients:, for"
+                        " the bench depends on no other stage"
+                    )
+        return self
+
+
 class Params(Section):
     """All of ``params.yaml``.
 
@@ -83,6 +137,7 @@ class Params(Section):
     evaluate: Evaluate
     report: Report
     shown_epochs: Count | None
+    bench: Bench
 
     def __getattr__(self, name: str) -> Any:
         if name in type(self).model_fields:
@@ -187,6 +242,8 @@ def _line(error: ErrorDetails, *others: ErrorDetails) -> str:
         for parent in parents:
             if parent in getattr(section, "model_fields", {}):
                 section = section.model_fields[parent].annotation
+            elif get_origin(section) is dict:  # the name of a section
+                section = get_args(section)[1]
             else:  # the place in a list of choices, then the name of the choice
                 section = {**PREDICTORS, **CONTROLS}.get(str(parent), section)
         close = difflib.get_close_matches(str(name), section.model_fields, 1)

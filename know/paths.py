@@ -36,6 +36,8 @@ RAW = Path(os.environ.get("KNOW_DATA", DATA / "raw"))
 SPLITS, TRAJECTORIES, META = DATA / "splits", DATA / "trajectories", DATA / "meta"
 RUNS = Path(os.environ.get("KNOW_RUNS", DATA / "runs"))
 """The records of runs: computed once, on this machine; not in git, nor known to DVC."""
+BENCH = DATA / "bench"
+"""The trajectories of the bench, in git."""
 HYPERMODEL, PREDICTIONS, RESULTS = DATA / "hypermodel", DATA / "predictions", DATA / "results"
 
 DAY = 24 * 60 * 60.0

@@ -92,6 +92,13 @@ def test_a_stage_depends_on_the_rooms_that_it_uses(name):
     assert declared == rooms or (name == "report" and "know" in STAGES[name]["deps"])
 
 
+def test_the_bench_depends_on_the_rooms_that_it_uses():
+    stage = YAML(typ="safe").load((paths.ROOT / "bench" / "dvc.yaml").read_text())["stages"]["bench"]
+    used = graph().find_upstream_modules("know.bench.__main__") | {"know.bench.__main__"}
+    declared = {Path(path).stem for path in stage["deps"] if path.startswith("know/")}
+    assert declared == {module.split(".")[1] for module in used - {"know"}}
+
+
 # --- the environment ------------------------------------------------------------------------------------------------
 
 EXTRAS = PROJECT["optional-dependencies"]
@@ -232,11 +239,14 @@ def test_every_section_of_the_parameters_is_explained():
         assert lines[at - 1].startswith("#"), name
 
 
-def test_the_readme_says_what_the_committed_report_says():
+@pytest.mark.parametrize(
+    ("page", "needs"), [("README.md", {"summary.md", "tables/main.md"}), ("docs/bench.md", {"bench/bench.md"})]
+)
+def test_pages_say_what_the_committed_report_says(page, needs):
     """If this fails after a new run: python scripts/update_readme.py."""
-    text = (paths.ROOT / "README.md").read_text()
+    text = (paths.ROOT / page).read_text()
     parts = re.findall(r"<!-- (\S+\.md) -->\n(.*?)<!-- end -->", text, re.DOTALL)
-    assert {name for name, _ in parts} >= {"summary.md", "tables/main.md"}
+    assert {name for name, _ in parts} >= needs
     for name, shown in parts:
         assert shown == (paths.REPORTS / name).read_text(), name
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from know import paths
 from know.cli.prediction import Variadic, predict
+from know.cli.scoring import bench
 from know.cli.selection import Numbers, select
 from know.doctor import doctor
 from know.options import ParamError
@@ -44,6 +45,7 @@ def know(
 hypermodel_app = typer.Typer(help="Hyper-models: what there is, and import.", no_args_is_help=True)
 app.add_typer(hypermodel_app, name="hypermodel")
 app.command()(doctor)
+app.command()(bench)
 
 Scale = Literal["none", "path", "wnn"]
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.", dir_okay=False)]
