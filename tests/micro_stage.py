@@ -34,7 +34,7 @@ class Job:
 
 
 def work(job: Job) -> torch.Tensor:
-    time.sleep(0.02)
+    time.sleep(0.1)
     return torch.rand(100_000, generator=torch.Generator().manual_seed(job.number))
 """
 CELL = f"""

@@ -409,7 +409,7 @@ def test_interrupted(folder, tmp_path):
         save_file({"w": torch.zeros(3000, 2000)}, folder / f"{k}.safetensors")
     out = folder / "out" / "kept.safetensors"
     arguments = ["predict", *map(str, files(folder)), "--out", str(out), "--hypermodel", str(folder / "hyper")]
-    arguments += ["--force", "--steps", "40"]  # long enough to be interrupted on any machine
+    arguments += ["--force", "--steps", "400"]  # long enough to be interrupted on any machine
     process = FORKSERVER.Process(target=_child, args=(arguments, tmp_path, nothing))
     process.start()
     while len(list(out.parent.iterdir())) == 1 and process.is_alive():

@@ -8,7 +8,7 @@ from know.options import ParamError
 from know.params import load
 from know.stages.evaluate import SCRATCH, chosen, draws, select, treated
 from know.stages.forget import check_fall
-from know.stages.predict import Maker
+from know.stages.predict import ruled
 from know.stages.results import SavedStart
 
 NAIVE = SavedStart("main", "naive", 0, 0, "reference")
@@ -91,8 +91,8 @@ def test_batchnorm_is_reset_in_what_was_predicted_and_crossed_where_asked():
 
     def rules(rule, crossed=()):
         options = p.predict.model_copy(update={"batchnorm": rule, "crossed": crossed})
-        maker = Maker(p.model_copy(update={"predict": options}), None, {})
-        return [(start.method, start.batchnorm, start.crossed) for start, _ in maker.starts(made)]
+        found = ruled(p.model_copy(update={"predict": options}), made.items())
+        return [(start.method, start.batchnorm, start.crossed) for start, _ in found]
 
     assert {rule for _, rule, _ in rules("copy")} == {"copy"}
     released = {name: rule for name, rule, _ in rules("reset predicted")}

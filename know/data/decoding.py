@@ -1,8 +1,12 @@
 """Image files that others wrote: decoded, or refused in a line that names the file."""
 
-from pathlib import Path
+from __future__ import annotations
 
-from PIL import Image
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def decoded(path: Path) -> Image.Image:
@@ -12,6 +16,8 @@ def decoded(path: Path) -> Image.Image:
         ValueError: it is missing or damaged, for which each of Pillow's decoders has its own errors; or it declares more
             than twice ``PIL.Image.MAX_IMAGE_PIXELS``, which may be set higher.
     """
+    from PIL import Image  # prediction needs no images
+
     try:
         with Image.open(path) as image:
             image.load()

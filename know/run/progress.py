@@ -30,8 +30,14 @@ def track(iterable: Iterable[T], total: int | None = None, desc: str = "") -> It
     if (notes := os.environ.get(NOTES)) is not None:
         yield from _noted(iterable, total, desc, Path(notes)) if notes else iterable
         return
-    shown = sys.stderr.isatty() or "ipykernel" in sys.modules
+    shown = sys.stderr.isatty() or _in_a_notebook()
     yield from tqdm(iterable, desc=desc, total=total, disable=not shown, dynamic_ncols=True)
+
+
+def _in_a_notebook() -> bool:
+    """Whether this process is a notebook's kernel; IPython is not loaded to find out."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None
 
 
 def _noted(iterable: Iterable[T], total: int | None, desc: str, notes: Path) -> Iterator[T]:
