@@ -34,7 +34,7 @@ class Job:
 
 
 def work(job: Job) -> torch.Tensor:
-    time.sleep(0.1)
+    time.sleep(0.25)
     return torch.rand(100_000, generator=torch.Generator().manual_seed(job.number))
 """
 CELL = f"""
@@ -139,7 +139,7 @@ class MicroStage:
         ended = time.monotonic()
         while left := self.alive():
             assert time.monotonic() - ended < PATIENCE, [process.cmdline() for process in left]
-            time.sleep(0.1)
+            time.sleep(0.25)
         return stage.wait(), (self.root / "said").read_text()
 
     def finish(self) -> dict[str, bytes]:
