@@ -1,4 +1,4 @@
-"""A stage to be killed: a notebook whose kernel lets two processes do forty small runs, each recorded."""
+"""For benchmarks/kills.py, a stage to be killed: a notebook whose kernel lets two processes do forty small runs, each recorded."""
 
 import os
 import random
@@ -127,6 +127,7 @@ class MicroStage:
         stage = self.start()
         while len(self.records()) < after and stage.poll() is None:
             time.sleep(0.01)
+        assert stage.poll() is None, (self.root / "said").read_text()
         time.sleep(dice.uniform(0, 0.1))
         word = {"kernel": "ipykernel_launcher", "worker": "popen_loky"}.get(kind)
         if word is None:
