@@ -137,6 +137,7 @@ def learning_rates() -> pd.DataFrame:
     table = runs(truth, labels=(50,))
     return table.assign(
         lr=[rates[step] for step in table.steps],
+        chosen=[step == (2 if name == "naive" else 0) for name, step in zip(table.method, table.steps, strict=True)],
         steps=[3 if name == "known" else 0 for name in table.method],
         validation_accuracy=table.accuracy,
     )

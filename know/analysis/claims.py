@@ -48,6 +48,11 @@ class Evidence:
     ablations: pd.DataFrame
     cost: pd.DataFrame
 
+    @property
+    def candidate(self) -> str:
+        """The method that is judged."""
+        return self.transfer.candidate
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -123,19 +128,19 @@ def _forgets(e: Evidence) -> Finding:
 
 @claim("KNOWN beats naïve transfer", "+0.60 points (×2) to +1.15 (×8)")
 def _beats_naive(e: Evidence) -> Finding:
-    return said(e.transfer.named(e.transfer.candidate, "naive"), words=_chosen(e, e.transfer.candidate))
+    return said(e.transfer.named(e.candidate, "naive"), words=_chosen(e, e.candidate))
 
 
 @claim("Its gain grows with the steps", "+0.55 points from ×2 to ×8")
 def _grows(e: Evidence) -> Finding:
-    steps = _steps(e, e.transfer.candidate)
+    steps = _steps(e, e.candidate)
     found = e.transfer.of(steps[-1], steps[0]) if len(steps) > 1 else None
     return said(found, words=f"{steps[0].data(e.rate)} to {steps[-1].data(e.rate)}: " if steps else "")
 
 
 @claim("One step beats really having 1/r times the data", "half the data, ×2: +0.18 points")
 def _beats_more_data(e: Evidence) -> Finding:
-    steps = _steps(e, e.transfer.candidate)
+    steps = _steps(e, e.candidate)
     found = said(e.transfer.of(steps[0], MORE_DATA) if steps else None)
     # The margin is of another, larger effect: to be within it does not speak against this one.
     return replace(found, verdict="not clear") if found.verdict == "excludes the paper's effect" else found
@@ -143,19 +148,17 @@ def _beats_more_data(e: Evidence) -> Finding:
 
 @claim("KNOWN beats logarithmic extrapolation", "yes")
 def _beats_log(e: Evidence) -> Finding:
-    return said(e.transfer.named(e.transfer.candidate, "log"), words=_chosen(e, e.transfer.candidate, "log"))
+    return _beats(e, "log")
 
 
 @claim("KNOWN beats the task vector", "yes")
 def _beats_task_vector(e: Evidence) -> Finding:
-    return said(
-        e.transfer.named(e.transfer.candidate, "task_vector"), words=_chosen(e, e.transfer.candidate, "task_vector")
-    )
+    return _beats(e, "task_vector")
 
 
 @claim("KNOWN beats task singular vectors", "yes")
 def _beats_tsv(e: Evidence) -> Finding:
-    return said(e.transfer.named(e.transfer.candidate, "tsv"), words=_chosen(e, e.transfer.candidate, "tsv"))
+    return _beats(e, "tsv")
 
 
 @claim("Far out the task vector falls below naïve transfer", "yes, ×9 (VOC → Cityscapes)")
@@ -206,8 +209,13 @@ def _other_tasks(e: Evidence) -> Finding:
     return Finding()
 
 
+def _beats(e: Evidence, other: str) -> Finding:
+    """The candidate against another method, each as chosen."""
+    return said(e.transfer.named(e.candidate, other), words=_chosen(e, e.candidate, other))
+
+
 def _steps(e: Evidence, name: str) -> list[Start]:
-    return [start for start in e.transfer.starts if start.name == name and not start.rule]
+    return [start for start in e.transfer.starts if start.name == name]
 
 
 def _chosen(e: Evidence, *names: str) -> str:

@@ -104,23 +104,24 @@ class Comparisons:
             margin: as a share of naïve transfer's error.
         """
         self.runs, self.confidence = runs(table), confidence
-        self.starts: list[Start] = list(self.runs.index)
+        every: list[Start] = list(self.runs.index)
+        self.starts = [start for start in every if not start.rule]
+        """Each under its own rule for BatchNorm; those made under another one too are in ``crossed``."""
         self.candidate = candidate
         picked = table[table.chosen.astype(bool)] if "chosen" in table else table
         names = set(zip(picked.method, picked.steps, strict=True))
-        judged = [start for start in self.starts if (start.name, start.step) in names]
-        self.chosen = {start.name: start for start in judged if not start.rule}
-        self.crossed = {(start.name, start.rule): start for start in judged if start.rule}
+        self.chosen = {start.name: start for start in self.starts if (start.name, start.step) in names}
+        self.crossed = {(s.name, s.rule): s for s in every if s.rule and (s.name, s.step) in names}
         self.margin = margin * (1 - self.accuracy(NAIVE).mean)
         self.contrasts = tuple(contrasts)
         self._found: dict[tuple[Start, Start], Comparison] = {}
-        self.real = max((s for s in self.starts if s.role == "oracle" and not s.rule), default=MORE_DATA)
+        self.real = max((start for start in self.starts if start.role == "oracle"), default=MORE_DATA)
         """The net really trained on most data: what the furthest prediction stands for."""
         self.gate = self._family("gate", [(self.real, NAIVE)]).get((self.real, NAIVE))
         """The headroom; None where no net was really trained on more data: then it is not known, and comparisons are judged."""
         self.headroom = self.gate is None or self.gate.verdict == "better"
 
-        tried = [start for start in self.starts if start.role in ("method", "control") and not start.rule]
+        tried = [start for start in self.starts if start.role in ("method", "control")]
         own, steps = self.chosen.get(candidate), [start for start in tried if start.name == candidate]
         chosen = self.chosen
         self._family("pair", [(NAIVE, SCRATCH)])
@@ -135,12 +136,12 @@ class Comparisons:
             (one, bases[one.rule]) for one in self.crossed.values() if one.name != NAIVE.name and one.rule in bases
         ]
         self._family("crossed", [*pairs, *((base, NAIVE) for base in bases.values())])
-        real = [(start, NAIVE) for start in self.starts if start.role == "oracle" and not start.rule]
+        real = [(start, NAIVE) for start in self.starts if start.role == "oracle"]
         grown = [(steps[0], MORE_DATA), *([(steps[-1], steps[0])] if len(steps) > 1 else [])] if own else []
         self._family("data", [*real, *grown])
 
     def _family(self, name: str, pairs: Sequence[tuple[Start, Start]]) -> dict[tuple[Start, Start], Comparison]:
-        new = [pair for pair in pairs if self.of(*pair) is None and set(pair) <= set(self.starts)]
+        new = [pair for pair in pairs if self.of(*pair) is None and set(pair) <= set(self.runs.index)]
         gains = {pair: gain for pair in new if (gain := self._gain(*pair)).units}
         judged = name in ("gate", "pair") or self.headroom
         found = compare(gains, self.margin, name, judged)
@@ -166,6 +167,14 @@ class Comparisons:
         """The comparisons of these families, by default of all, in the order in which they were named."""
         return {pair: found for pair, found in self._found.items() if not names or found.family in names}
 
+    @property
+    def shown(self) -> list[Start]:
+        """What the main table and figure show: references, methods, and those controls that a contrast names; tuned starts are
+        the learning rates'."""
+        named = {name for pair in self.contrasts for name in pair}
+        kept = [start for start in self.starts if start.role != "control" or start.name in named]
+        return [start for start in kept if start.role != "tuned"]
+
     def accuracy(self, start: Start) -> Estimate:
         """With all labels, and its interval."""
         return mean_interval(by_source(self.runs.loc[start]), self.confidence)
@@ -173,9 +182,7 @@ class Comparisons:
     def best(self) -> tuple[Start, Comparison, int] | None:
         """The start of the largest gain over naïve transfer, chosen after the fact of how many."""
         tried = {
-            one: found
-            for one in self.starts
-            if one.role in ("method", "control") and not one.rule and (found := self.of(one, NAIVE))
+            one: found for one in self.starts if one.role in ("method", "control") and (found := self.of(one, NAIVE))
         }
         if not tried:
             return None

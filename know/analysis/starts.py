@@ -69,7 +69,7 @@ class Start:
     @classmethod
     def of(cls, row: Mapping[str, object]) -> Self:
         """The start of a table's row: method, steps, and, if the table has them, role, batchnorm and crossed."""
-        rule = str(row["batchnorm"]) if row.get("crossed") in (True, "True") else ""
+        rule = str(row["batchnorm"]) if row.get("crossed") else ""
         return cls(str(row["method"]), int(str(row["steps"])), row.get("role", "method"), rule)  # type: ignore[arg-type]
 
     @property

@@ -40,13 +40,18 @@ class Why:
     tests: list[Test]
 
     @property
+    def asked(self) -> bool:
+        """Whether there is a gain to explain."""
+        return self.gain is not None and self.gain.verdict == "better"
+
+    @property
     def verdict(self) -> str:
         """In a few words."""
         if self.gain is None:
             return "not tested"
         if self.gain.verdict == "no headroom":
             return "no headroom: nothing is judged"
-        if self.gain.verdict != "better":
+        if not self.asked:
             return "there is no gain to explain"
         if enough := list(dict.fromkeys(test.explanation for test in self.tests if test.suffices)):
             return " and ".join(enough)

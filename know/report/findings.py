@@ -52,7 +52,7 @@ def gate(results: Results) -> list[str]:
         lines.append("Headroom is not known: no net was really trained on more data.")
     else:
         room = "There is headroom" if found.headroom else "WARNING: no clear headroom, so nothing is judged"
-        real = {start: found.of(start, NAIVE) for start in found.starts if start.role == "oracle" and not start.rule}
+        real = {start: found.of(start, NAIVE) for start in found.starts if start.role == "oracle"}
         each = ", ".join(f"{start.data(results.params.rate)} {points(one.gain)}" for start, one in real.items() if one)
         lines.append(
             f"{room}: training on really more source data gains, over naïve transfer, {each} points downstream."
@@ -85,7 +85,7 @@ def result(results: Results) -> list[str]:
             f" {100 * one.gain.confidence:g} % interval. Naïve transfer reaches {percent(found.accuracy(NAIVE))} %;"
             f" the paper's effect would be {number(100 * found.margin, digits=1)} points or more."
         )
-        steps = {start: found.of(start, NAIVE) for start in found.starts if start.name == name and not start.rule}
+        steps = {start: found.of(start, NAIVE) for start in found.starts if start.name == name}
         each = ", ".join(f"{start.data(rate)} {points(step.gain)}" for start, step in steps.items() if step)
         chose = "Validation images chose" if results.params.evaluate.steps == "chosen" else "Judged beforehand is"
         lines.append(f"{known.label} by virtual data: {each} points. {chose} {known.data(rate)}.")
@@ -124,7 +124,7 @@ def why(results: Results) -> list[str]:
     """To what a gain is owed, and what was left out."""
     found = results.why
     lines = [f"**Why: {found.verdict}.**"]
-    if found.gain is not None and found.gain.verdict == "better":
+    if found.asked:
         lines += [f"{test.explanation.capitalize()}: {test.asked} {told(test.comparison)}." for test in found.tests]
     methods = results.params.predict.methods_by_name
     absent = {name: own[0].missing for name, own in methods.items() if name not in results.params.predict.runnable}
@@ -179,8 +179,10 @@ def summary(results: Results) -> list[str]:
         )
     enough = [test for test in results.why.tests if test.suffices] or results.why.tests
     because = "; ".join(f"{test.asked} {told(test.comparison)}" for test in enough)
-    asked = results.why.gain is not None and results.why.gain.verdict == "better"
-    return [*lines, f"**Why.** {results.why.verdict.capitalize()}{f': {because}' if asked and because else ''}."]
+    return [
+        *lines,
+        f"**Why.** {results.why.verdict.capitalize()}{f': {because}' if results.why.asked and because else ''}.",
+    ]
 
 
 PARTS = {f.__name__: f for f in (forgetting, gate, result, why, controls, oracle, limitations)}

@@ -18,8 +18,7 @@ def metrics(results: Results) -> dict[str, object]:
     """Accuracy of what was chosen, each start's gain over naïve transfer, the gate, the contrasts. What has no bound
     is null."""
     found = results.comparisons
-    plain = [start for start in found.starts if not start.rule]
-    gains = {start: one.gain for start in plain if (one := found.of(start, NAIVE)) is not None}
+    gains = {start: one.gain for start in found.starts if (one := found.of(start, NAIVE)) is not None}
     values: dict[str, object] = {
         "accuracy": {f"{start.name}_{start.step}": found.accuracy(start).mean for start in found.chosen.values()},
         "gain": {f"{s.name}_{s.step}": {"mean": g.mean, "half_width": _bound(g.half_width)} for s, g in gains.items()},

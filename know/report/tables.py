@@ -32,9 +32,7 @@ HOLM = "Holm's correction and verdict"
 def main(results: Results) -> pd.DataFrame:
     """A row a start: references, methods, and those controls that a contrast names."""
     found, rate = results.comparisons, results.params.rate
-    named = {name for pair in found.contrasts for name in pair}
-    plain = [s for s in found.starts if not s.rule and s.role != "tuned" and s != NAIVE]
-    kept = [s for s in plain if s.role != "control" or s.name in named]
+    kept = [start for start in found.shown if start != NAIVE]
     cells: dict[tuple[object, str], str] = {}
     for start in kept:
         one = found.of(start, NAIVE)
@@ -105,7 +103,7 @@ def controls(results: Results) -> pd.DataFrame:
 def headroom(results: Results) -> pd.DataFrame:
     """A row a comparison."""
     p, found = results.params, results.comparisons
-    real = [start for start in found.starts if start.role == "oracle" and not start.rule]
+    real = [start for start in found.starts if start.role == "oracle"]
     rows = [("real data", start.written(p.rate), found.of(start, NAIVE), "") for start in (SCRATCH, *real)]
     if results.has("headroom"):
         own, full = runs(results["headroom"], ["images"]), p.downsize.source_images
@@ -156,10 +154,9 @@ def _subscript(number: int) -> str:
 def why(results: Results) -> pd.DataFrame:
     """A row an explanation that could be tested."""
     found = results.why
-    explained = found.gain is not None and found.gain.verdict == "better"
     rows = [
         {"explanation": test.explanation, "asked": test.asked} | judged(test.comparison)
-        | {"suffices": NONE if not explained else "yes" if test.suffices else "no"}
+        | {"suffices": NONE if not found.asked else "yes" if test.suffices else "no"}
         for test in found.tests
     ]  # fmt: skip
     gain = (
@@ -179,12 +176,10 @@ def learning_rates(results: Results) -> pd.DataFrame:
     """A row a start, a column a rate."""
     own = results["learning_rates"]
     cells: dict[tuple[object, str], str] = {}
-    for (name, step), rows in own.groupby(["method", "steps"]):
-        best = rows.groupby("lr").validation_accuracy.mean().idxmax()
-        for rate, at in rows.groupby("lr"):
-            text = percent(mean_interval(at.groupby("source_seed").accuracy.mean(), results.params.report.confidence))
-            start = Start(str(name), int(step)).written(results.params.rate)
-            cells[start, f"{rate:g}"] = f"[{text}]" if rate == best else text
+    for (name, step, rate, chosen), at in own.groupby(["method", "steps", "lr", "chosen"]):
+        text = percent(mean_interval(at.groupby("source_seed").accuracy.mean(), results.params.report.confidence))
+        start = Start(str(name), int(step)).written(results.params.rate)
+        cells[start, f"{rate:g}"] = f"[{text}]" if chosen else text
     return grid(cells, "start", [f"{rate:g}" for rate in sorted(own.lr.unique())])
 
 

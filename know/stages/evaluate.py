@@ -134,8 +134,12 @@ def run(params: Params) -> None:
     more += ["chosen", "validation_accuracy", "loss", "ece"]
     write_csv(transferred[columns + more], "transfer.csv")
     write_csv(selection, "selection.csv")
-    rates = table[table.role == "tuned"].assign(method=lambda own: own.method.str.removesuffix("_tuned"))
-    write_csv(rates[["method", "steps", "lr", *seeds, "validation_accuracy", "accuracy"]], "learning_rates.csv")
+    rates = table[table.role == "tuned"]
+    best = kept[kept.role == "tuned"].groupby("method").lr.first()
+    rates = rates.assign(chosen=rates.lr == rates.method.map(best), method=rates.method.str.removesuffix("_tuned"))
+    write_csv(
+        rates[["method", "steps", "lr", "chosen", *seeds, "validation_accuracy", "accuracy"]], "learning_rates.csv"
+    )
     on_oracle = chosen(table[table.track == "oracle"], selection)
     write_csv(on_oracle[["method", "steps", "role", *seeds, *outcome]], "oracle.csv")
     headroom = table[(table.track == "main") & (table.role == "headroom") | (table.method == "scratch")]

@@ -222,9 +222,8 @@ PAPER = LinearSegmentedColormap.from_list("paper", ["#FFFFFF", "#DDE3E8", "#9BA6
 def landscape(results: Results) -> Figure:
     points = results["landscape_points"]
     present = set(points.method)
-    names = ordered(
-        present & {"more_data", "known", "released", "linear", "shrink" if "shrink" in present else "shrunk"}
-    )
+    candidate, norms = results.params.predict.judged, "shrink" if "shrink" in present else "shrunk"
+    names = ordered(present & {"more_data", candidate, "linear", norms})
     figure, axes = plt.subplots(figsize=(PAGE, 2.75))
     path = points[points.method == "theta"].sort_values("steps", ascending=False)
     shown = points[points.method.isin([*names, "theta"])]

@@ -47,9 +47,8 @@ LEFT_OUT = {"naive", "wnn", "exponential", "expo", "shrink_perturb", "random_dir
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the starts that figures show, each as it is made and fine-tuned first."""
-    plain = table[~table.crossed & (table.role != "tuned")] if "crossed" in table else table
-    return plain[~plain.method.isin(LEFT_OUT)]
+    """The rows of the starts that figures show."""
+    return table[~table.method.isin(LEFT_OUT)]
 
 
 @figure(
@@ -62,9 +61,8 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 )
 def main_gains(results: Results) -> Figure:
     rate, report, transfer = results.params.rate, results.params.report, with_all_labels(results["transfer"])
-    named = {name for pair in report.contrasts for name in pair}
-    plain = transfer[~transfer.crossed & ((transfer.role != "control") | transfer.method.isin(named))]
-    plain = plain[plain.role != "tuned"]
+    names_shown = {start.name for start in results.comparisons.shown}
+    plain = transfer[~transfer.crossed & transfer.method.isin(names_shown)]
     units = gains(plain, plain.method == "naive", ["method", "steps", "chosen"]).rename(columns={"gain": "value"})
     table, error = shown(units), POINT - units.base.mean()
     figure, axes = plt.subplots(figsize=(PAGE, 0.27 * table.method.nunique() + 0.75))
@@ -201,15 +199,15 @@ def learning_rates(results: Results) -> Figure:
     figure, axes = plt.subplots(figsize=(COLUMN, 2.7))
     for name in ordered(table.method):
         rows, look = table[table.method == name], look_of(name)
-        units = rows.groupby(["lr", "source_seed"], as_index=False)[["accuracy", "validation_accuracy"]].mean()
+        units = rows.groupby(["lr", "chosen", "source_seed"], as_index=False)["accuracy"].mean()
         units = units.assign(value=POINT * units.accuracy)
         text = math(Start(name, int(rows.steps.iloc[0])).written(results.params.rate))
         sns.lineplot(
             units, x="lr", y="value", color=look.colour, marker=look.marker, linestyle=look.line, ms=look.size, mew=0,
             errorbar=interval(report.confidence), err_style="bars", err_kws={"lw": 0.9}, label=text, ax=axes,
         )  # fmt: skip
-        best = units.groupby("lr").validation_accuracy.mean().idxmax()
-        axes.plot(best, units.value[units.lr == best].mean(), "o", ms=11, mfc="none", mec=look.colour, mew=0.9)
+        best = units[units.chosen]
+        axes.plot(best.lr.mean(), best.value.mean(), "o", ms=11, mfc="none", mec=look.colour, mew=0.9)
     axes.axvline(results.params.evaluate.fine_tuning.lr, color=GREY, ls=":", lw=1, zorder=1)
     rates = sorted(table.lr.unique())
     axes.set(xscale="log", xlabel="learning rate of fine-tuning", ylabel="downstream accuracy (%)")
