@@ -1,4 +1,4 @@
-"""The bench: scores against hand-computed ones, the command on a micro bench, and the committed trajectories and scores."""
+"""The bench: scores against hand-computed ones, and the command on a micro bench."""
 
 import sys
 
@@ -13,12 +13,8 @@ from know.bench import headroom
 from know.bench.__main__ import run
 from know.bench.scoring import START, TRAJECTORY, score
 from know.bench.table import cells, findings, shown, summary
-from know.bench.trajectories import is_made, trajectories
 from know.cli import main
-from know.params import ParamError, Params, load
-from know.prediction.predictors import linear
-from know.prediction.retrodict import retrodict
-from know.weights.geometry import step_geometry
+from know.params import ParamError, load
 
 # --- scores by hand -------------------------------------------------------------------------------------------------
 
@@ -222,31 +218,3 @@ def test_bad_parameters_give_one_line(changes, reason, file, tmp_path):
     with pytest.raises(ParamError) as error:
         load(tmp_path / "params.yaml")
     assert reason in str(error.value) and "\n" not in str(error.value)
-
-
-# --- what is committed ------------------------------------------------------------------------------------------------
-
-
-def test_the_committed_trajectories_are_those_of_the_parameters():
-    """If this fails: `make bench`, and commit data/bench, reports/bench and docs/bench.md."""
-    params: Params = load()
-    assert is_made(params.bench)
-    for one in trajectories(params.bench):
-        states = [*one.states(), one.real()]
-        assert len({frozenset(state) for state in states}) == 1
-
-
-def test_the_committed_scores_are_of_the_committed_trajectories():
-    scores = pd.read_csv(paths.REPORTS / "bench" / "trajectories.csv").query("method == 'linear'").set_index(TRAJECTORY)
-    for one in trajectories(load().bench)[::7]:
-        states = one.states()
-        geometry = step_geometry(retrodict(states, linear)[0], one.real(), states[-1])
-        whole, row = geometry[geometry.kind == "all"].iloc[0], scores.loc[one.task, one.architecture, one.number]
-        assert (row.cosine, row.norm_ratio) == (
-            pytest.approx(whole.cosine, rel=1e-4),
-            pytest.approx(whole.norm_ratio, rel=1e-4),
-        )
-
-
-def test_the_committed_files_are_small():
-    assert sum(path.stat().st_size for path in paths.BENCH.rglob("*")) < 10e6

@@ -17,16 +17,16 @@ from matplotlib.patches import Circle
 from matplotlib.text import Text
 from synthetic import HEADROOM, ROLES, TRUTH, ablations, every_table, forgotten, headroom, transfer
 
+from know import figures
 from know.analysis.starts import NAIVE, NAMES, label
 from know.analysis.statistics import mean_interval
 from know.analysis.units import difference, with_all_labels
 from know.analysis.units import runs as of_runs
 from know.data.images import ImageSet
+from know.figures import style
+from know.figures.registry import FIGURES
+from know.figures.style import LEFT_OUT
 from know.params import load
-from know.report import figures
-from know.report.figures import style
-from know.report.figures.transfer import LEFT_OUT
-from know.report.registry import FIGURES
 from know.report.results import Results
 
 PARAMS = load()

@@ -15,9 +15,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from selenium import webdriver
 
 from know import paths
+from know.figures.registry import Entry
 from know.report import pages
 from know.report.pages import Formulas, render_notebook
-from know.report.registry import Entry
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
 PAGES = [paths.REPORTS / "index.html", *sorted(paths.REPORTS.glob("**/notebooks/*.html"))]

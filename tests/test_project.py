@@ -19,7 +19,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
-from know import paths
+from know import figures, paths
+from know.figures.registry import FIGURES
 from know.params import ParamError, Params, load
 
 sys.path.insert(0, str(paths.ROOT / "scripts"))
@@ -86,10 +87,25 @@ def test_a_stage_depends_on_the_rooms_that_it_uses(name):
         *(imported_by(paths.ROOT / path) for path in notebooks)
     )
     used = used.union(*(graph().find_upstream_modules(module) for module in used)) - {"know"}
-    rooms = {module.split(".")[1] for module in used}
-    declared = {Path(path).stem for path in STAGES[name]["deps"] if path.startswith("know/")}
+    rooms = {module.split(".")[1] for module in used} - {"figures"}
+    declared = {
+        Path(path).stem for path in STAGES[name]["deps"] if path.startswith("know/") and "/figures/" not in path
+    }
     # The report says which commit made it, so all of know/ is its dependency.
     assert declared == rooms or (name == "report" and "know" in STAGES[name]["deps"])
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if name != "report"])
+def test_a_stage_depends_on_the_figures_that_it_draws(name):
+    (notebook,) = (path for path in STAGES[name]["deps"] if path.startswith("notebooks/"))
+    cells = "".join(cell.source for cell in nbformat.read(paths.ROOT / notebook, as_version=4).cells)
+    drawn = {FIGURES[figure].make.__module__ for figure in re.findall(r'results\.figure\("(\w+)"\)', cells)}
+    drawn |= {getattr(figures, function).__module__ for function in re.findall(r"figures\.(\w+)", cells)}
+    used = drawn.union(*(graph().find_upstream_modules(module) for module in drawn))
+    expected = {
+        Path(*module.split(".")).with_suffix(".py").as_posix() for module in used if module.startswith("know.figures.")
+    }
+    assert {path for path in STAGES[name]["deps"] if "/figures/" in path} == expected
 
 
 def test_the_bench_depends_on_the_rooms_that_it_uses():

@@ -13,10 +13,10 @@ from know import params
 from know.analysis import ablations
 from know.analysis.statistics import Estimate, Interval
 from know.analysis.text import grid, number, p_text, percent, points, ratio_text
+from know.figures.registry import FIGURES, TABLES
 from know.params import Params
 from know.report import findings, pages, writing
 from know.report.metrics import metrics
-from know.report.registry import FIGURES, TABLES
 from know.report.results import Results
 from know.stages import report as stage
 
@@ -321,7 +321,7 @@ def test_the_index_shows_the_tables_in_order(written, tmp_path):
 
 
 def test_a_name_is_registered_once():
-    from know.report.registry import table
+    from know.figures.registry import table
 
     with pytest.raises(ValueError, match="'main' is registered twice"):
         table("main", "again")(lambda results: pd.DataFrame())

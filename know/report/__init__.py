@@ -1,4 +1,4 @@
 """Figures, tables, sentences and pages."""
 
-from know.report import figures as figures  # registers them
+from know import figures as figures  # registers them
 from know.report import tables as tables  # likewise

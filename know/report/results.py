@@ -18,8 +18,8 @@ from know.analysis.comparisons import Comparison, Comparisons, compare
 from know.analysis.statistics import mean_interval
 from know.analysis.units import forgetting_drops
 from know.analysis.why import Why, why
+from know.figures.registry import FIGURES, TABLES
 from know.params import Params
-from know.report.registry import FIGURES, TABLES
 
 COST = paths.DATA / "measured" / "cost.csv"
 """What ``scripts/measure_cost.py`` measured on some machine; it is committed, as the ablations are."""

@@ -13,7 +13,7 @@ from know.analysis.starts import MORE_DATA, NAIVE, SCRATCH, Start, label
 from know.analysis.statistics import Interval, mean_interval, mixed_model, nested_bootstrap
 from know.analysis.text import NONE, grid, number, p_text, percent, points, ratio_text
 from know.analysis.units import difference, runs, summary
-from know.report.registry import table
+from know.figures.registry import table
 
 if TYPE_CHECKING:
     from know.report.results import Results

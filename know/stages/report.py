@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 
-from know import paths
+from know import figures, paths
+from know.figures.registry import FIGURES, TABLES
 from know.params import Params
-from know.report import figures
 from know.report.findings import findings, page, summary
 from know.report.metrics import metrics
-from know.report.registry import FIGURES, TABLES
 from know.report.results import Results
 from know.report.writing import write_json, write_table, write_text
 from know.stages.results import write_csv

@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from know.analysis.starts import NAIVE, Start, label, virtual
 from know.analysis.statistics import mean_interval
 from know.analysis.units import with_all_labels
-from know.report.figures.style import (
+from know.figures.registry import figure
+from know.figures.style import (
     COLUMN,
     DASHES,
     GREY,
@@ -33,22 +34,14 @@ from know.report.figures.style import (
     math,
     ordered,
     paper_band,
+    shown,
     signed,
     window,
     zero_line,
 )
-from know.report.registry import figure
 
 if TYPE_CHECKING:
     from know.report.results import Results
-
-LEFT_OUT = {"naive", "wnn", "exponential", "expo", "shrink_perturb", "random_direction", "flipped"}
-"""The starts of the tables that the figures do not show; others, and a user's own, they do."""
-
-
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the starts that figures show."""
-    return table[~table.method.isin(LEFT_OUT)]
 
 
 @figure(

@@ -82,6 +82,15 @@ LOOKS: dict[str, Look] = {
 }
 
 
+LEFT_OUT = {"naive", "wnn", "exponential", "expo", "shrink_perturb", "random_direction", "flipped"}
+"""The starts of the tables that the figures do not show; others, and a user's own, they do."""
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the starts that figures show."""
+    return table[~table.method.isin(LEFT_OUT)]
+
+
 def look_of(method: str) -> Look:
     """The look of a start; an unknown one gets a look that depends on its name alone."""
     if method in LOOKS:

@@ -1,4 +1,4 @@
-"""Figures of the path: the idea, the subsets, forgetting, and the loss around the path."""
+"""Figures of the path: the idea, and forgetting."""
 
 from __future__ import annotations
 
@@ -10,36 +10,28 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
-from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch
-from matplotlib.ticker import FuncFormatter, NullLocator
 
-from know.analysis.starts import label, virtual
+from know.analysis.starts import virtual
 from know.analysis.statistics import mean_interval
-from know.data.images import ImageSet
-from know.report.figures.style import (
+from know.figures.registry import figure
+from know.figures.style import (
     BLACK,
     BLUE,
     COLUMN,
     DASHES,
     GREEN,
     GREY,
-    HALO,
     ORANGE,
     PAGE,
     POINT,
     RED,
     gains,
     interval,
-    look_of,
-    math,
-    ordered,
     signed,
     zero_line,
 )
-from know.report.registry import figure
 
 if TYPE_CHECKING:
     from know.report.results import Results
@@ -80,43 +72,6 @@ def schematic(results: Results) -> Figure:
     axes.text(
         x[-1] + 0.16, y[-1], f"“as if trained on\n{virtual(1, rate)} the data”", color=RED, va="center", fontsize=8
     )
-    return figure
-
-
-def samples(source: ImageSet, downstream: ImageSet, count: int = 8) -> Figure:
-    """A few training images of each class: the source task's left, the downstream task's right."""
-    rows = max(len(source.classes), len(downstream.classes))
-    figure, panels = plt.subplots(1, 2, figsize=(PAGE, 0.36 * rows + 0.3))
-    for task, title, axes in zip((source, downstream), ("source", "downstream"), panels, strict=True):
-        shown = [task.images[task.labels == i][:count].permute(0, 2, 3, 1).numpy() for i in range(len(task.classes))]
-        strips = [np.concatenate(list(images), axis=1).squeeze() for images in shown]
-        axes.imshow(np.concatenate(strips), cmap="gray_r", interpolation="nearest")
-        height = strips[0].shape[0]
-        axes.set(yticks=height * (np.arange(len(strips)) + 0.5), xticks=[], title=f"{title} task")
-        axes.set_yticklabels(task.classes)
-        axes.tick_params(length=0)
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
-        axes.set_anchor("N")
-    return figure
-
-
-@figure("downsizing", "Images of each class in D₀, D₁, … of one source seed.", needs=["downsize"], shown=False)
-def downsizing(results: Results) -> Figure:
-    table = results["downsize"]
-    one = table[(table.source_seed == table.source_seed.min()) & table.subset.str.match(r"D_\d")]
-    one = one.assign(subset="$" + one.subset + "$", **{"class": one["class"].astype(str)})
-    figure, axes = plt.subplots(figsize=(COLUMN, 1.9))
-    sns.histplot(
-        one, y="subset", weights="images", hue="class", multiple="stack", discrete=True, shrink=0.75, palette="cividis",
-        hue_order=sorted(one["class"].unique())[::-1], alpha=1, linewidth=0.4, edgecolor="white", ax=axes,
-    )  # fmt: skip
-    for i, total in enumerate(one.groupby("subset", sort=False).images.sum()):
-        axes.text(total, i, f" {total:.0f}", va="center", fontsize=8)
-    axes.set(xlabel="images", ylabel="")
-    axes.margins(x=0.12)
-    axes.grid(axis="y", visible=False)
-    sns.move_legend(axes, "lower right", ncols=2, title="class", alignment="left", reverse=True)
     return figure
 
 
@@ -208,73 +163,3 @@ def _beside(axes: Axes, table: pd.DataFrame, value: str, colour: str, results: R
         [-k for k in ks], [rf"$\Theta_{{{k}}}$" + f"\n{share}" for k, share in zip(ks, shares, strict=True)]
     )
     axes.set(xlabel="weights, and share of $D_0$ that they saw last", xlim=(-ks[0] - 0.4, -ks[-1] + 0.4))
-
-
-PAPER = LinearSegmentedColormap.from_list("paper", ["#FFFFFF", "#DDE3E8", "#9BA6B0"])
-
-
-@figure(
-    "landscape",
-    "Source validation loss on the plane of the path's first two principal components, with the path and predictions from "
-    "Θ₀; only a shadow of each step lies on the plane, and the share that lies off it is in the legend.",
-    needs=["landscape", "landscape_points", "landscape_axes"],
-)
-def landscape(results: Results) -> Figure:
-    points = results["landscape_points"]
-    present = set(points.method)
-    candidate, norms = results.params.predict.judged, "shrink" if "shrink" in present else "shrunk"
-    names = ordered(present & {"more_data", candidate, "linear", norms})
-    figure, axes = plt.subplots(figsize=(PAGE, 2.75))
-    path = points[points.method == "theta"].sort_values("steps", ascending=False)
-    shown = points[points.method.isin([*names, "theta"])]
-    filled = _loss(axes, results["landscape"], shown)
-    axes.plot(path.x, path.y, color=BLACK, lw=1.4, marker="o", zorder=4, label=r"path $\Theta_k$" + _off(path))
-    for name in names:
-        look, steps = look_of(name), points[points.method == name].sort_values("steps")
-        track = pd.concat([path.tail(1), steps])
-        axes.plot(
-            track.x, track.y, color=look.colour, ls=(0, DASHES[look.line]), lw=0 if name == "more_data" else 1.3,
-            marker=look.marker, ms=look.size, mec="white", mew=0.5, markevery=slice(1, None), zorder=5, label=math(label(name)) + _off(steps),
-        )  # fmt: skip
-    for row in path.itertuples():
-        axes.annotate(
-            rf"$\Theta_{{{row.steps}}}$", (row.x, row.y), xytext=(-4, -4) if row.steps == 0 else (-4, 4), ha="right",
-            va="top" if row.steps == 0 else "bottom", textcoords="offset points", path_effects=HALO, zorder=7,
-        )  # fmt: skip
-    share = results["landscape_axes"].set_index("axis").share
-    axes.set_xlabel(f"first component ({POINT * share['x']:.0f} % of the path's variance)")
-    axes.set_ylabel(f"second component ({POINT * share['y']:.0f} %)")
-    bar = figure.colorbar(filled, ax=axes, pad=0.01, aspect=26)
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
-    bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.set_ticks(list(filled.levels)[::4])
-    bar.set_label("source validation loss")
-    figure.legend(loc="outside right center", labelspacing=0.9, handlelength=2.2)
-    return figure
-
-
-def _off(steps: pd.DataFrame) -> str:
-    """How much of the steps from Θ_0 the plane does not hold, for the legend."""
-    shares = POINT * steps.off_plane.dropna()
-    if shares.empty:
-        return ""
-    low, high = f"{shares.min():.0f}", f"{shares.max():.0f}"
-    return f"\n{low if low == high else f'{low}–{high}'} % off the plane"
-
-
-def _loss(axes: Axes, grid: pd.DataFrame, shown: pd.DataFrame) -> QuadContourSet:
-    """Contours of the loss around the ``shown`` points, as far as the grid reaches; darker is higher."""
-    wide = grid.pivot_table(index="y", columns="x", values="loss", dropna=False)
-    losses = np.nan_to_num(wide.to_numpy(float), nan=np.inf)
-    floor, finite = max(float(losses.min()), 1e-9), losses[np.isfinite(losses)]
-    cap = max(float(np.quantile(finite, 0.85)), 1.3 * float(shown.loss[shown.method == "theta"].max()), 1.05 * floor)
-    levels, clipped = np.geomspace(floor, cap, 13), np.clip(losses, floor, 10 * cap)
-    filled = axes.contourf(wide.columns, wide.index, clipped, levels=levels, norm=LogNorm(), cmap=PAPER, extend="max")
-    axes.contour(wide.columns, wide.index, clipped, levels=levels, colors="0.55", linewidths=0.4)
-    for axis, ends, values in (("x", wide.columns, shown.x), ("y", wide.index, shown.y)):
-        margin = 0.15 * (values.max() - values.min())
-        axes.set(**{f"{axis}lim": (max(ends.min(), values.min() - margin), min(ends.max(), values.max() + margin))})
-    axes.grid(False)
-    axes.spines[:].set_visible(True)
-    axes.locator_params(nbins=6)
-    return filled

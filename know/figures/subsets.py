@@ -1,0 +1,57 @@
+"""Figures of the images: a few of each task, and how many of each class are in D_0, D_1, …."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from know.data.images import ImageSet
+from know.figures.registry import figure
+from know.figures.style import (
+    COLUMN,
+    PAGE,
+)
+
+if TYPE_CHECKING:
+    from know.report.results import Results
+
+
+def samples(source: ImageSet, downstream: ImageSet, count: int = 8) -> Figure:
+    """A few training images of each class: the source task's left, the downstream task's right."""
+    rows = max(len(source.classes), len(downstream.classes))
+    figure, panels = plt.subplots(1, 2, figsize=(PAGE, 0.36 * rows + 0.3))
+    for task, title, axes in zip((source, downstream), ("source", "downstream"), panels, strict=True):
+        shown = [task.images[task.labels == i][:count].permute(0, 2, 3, 1).numpy() for i in range(len(task.classes))]
+        strips = [np.concatenate(list(images), axis=1).squeeze() for images in shown]
+        axes.imshow(np.concatenate(strips), cmap="gray_r", interpolation="nearest")
+        height = strips[0].shape[0]
+        axes.set(yticks=height * (np.arange(len(strips)) + 0.5), xticks=[], title=f"{title} task")
+        axes.set_yticklabels(task.classes)
+        axes.tick_params(length=0)
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        axes.set_anchor("N")
+    return figure
+
+
+@figure("downsizing", "Images of each class in D₀, D₁, … of one source seed.", needs=["downsize"], shown=False)
+def downsizing(results: Results) -> Figure:
+    table = results["downsize"]
+    one = table[(table.source_seed == table.source_seed.min()) & table.subset.str.match(r"D_\d")]
+    one = one.assign(subset="$" + one.subset + "$", **{"class": one["class"].astype(str)})
+    figure, axes = plt.subplots(figsize=(COLUMN, 1.9))
+    sns.histplot(
+        one, y="subset", weights="images", hue="class", multiple="stack", discrete=True, shrink=0.75, palette="cividis",
+        hue_order=sorted(one["class"].unique())[::-1], alpha=1, linewidth=0.4, edgecolor="white", ax=axes,
+    )  # fmt: skip
+    for i, total in enumerate(one.groupby("subset", sort=False).images.sum()):
+        axes.text(total, i, f" {total:.0f}", va="center", fontsize=8)
+    axes.set(xlabel="images", ylabel="")
+    axes.margins(x=0.12)
+    axes.grid(axis="y", visible=False)
+    sns.move_legend(axes, "lower right", ncols=2, title="class", alignment="left", reverse=True)
+    return figure
