@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 import pandas as pd
 
-from know.analysis.starts import MORE_DATA, NAIVE, SCRATCH, Start
+from know.analysis.starts import MORE_DATA, NAIVE, SCRATCH, TUNED, Start
 from know.analysis.statistics import (
     Estimate,
     Interval,
@@ -29,7 +29,7 @@ from know.analysis.statistics import (
 from know.analysis.units import by_source, difference, runs
 
 Verdict = Literal["better", "worse", "excludes the paper's effect", "not clear", "no headroom"]
-NAIVE_TUNED = "naive_tuned"
+NAIVE_TUNED = NAIVE.name + TUNED
 OTHER_WAY: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"}
 K = TypeVar("K", bound=Hashable)
 

@@ -44,13 +44,10 @@ NAMES: dict[str, Name] = {
     "trained_on": Name("Θ₀ trained on, same compute", once=True),
     "average": Name("Θ₀ averaged, same compute", once=True),
     "head_zero": Name("Θ₀, head at zero", once=True),
-    "naive_tuned": Name("naïve transfer, rate tuned", once=True),
-    "more_data_tuned": Name("really more data, rate tuned"),
-    "released_tuned": Name("released KNOWN, rate tuned"),
-    "known_tuned": Name("KNOWN, rate tuned"),
-    "shrunk_tuned": Name("Θ₀ shrunk, rate tuned"),
 }
-"""In order. A start of another name is called by it, and comes after these."""
+"""In order. A start of another name is called by it, and comes after these; last come those with a learning rate of their own."""
+TUNED = "_tuned"
+"""The end of the name of a start that is fine-tuned at its own best learning rate."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +71,16 @@ class Start:
 
     @property
     def label(self) -> str:
-        """ "KNOWN"."""
-        return NAMES[self.name].label if self.name in NAMES else self.name.replace("_", " ")
+        """ "KNOWN"; "KNOWN, rate tuned"."""
+        of = self.name.removesuffix(TUNED)
+        called = NAMES[of].label if of in NAMES else of.replace("_", " ")
+        return called if of == self.name else f"{called}, rate tuned"
 
     @property
     def once(self) -> bool:
         """Whether it stands for no amount of virtual data."""
-        return self.step == 0 or (self.name in NAMES and NAMES[self.name].once)
+        of = self.name.removesuffix(TUNED)
+        return self.step == 0 or (of in NAMES and NAMES[of].once)
 
     def data(self, rate: float) -> str:
         """ "×4" for two steps at r = 0.5: how much data it stands for; "" if for none."""
@@ -94,9 +94,10 @@ class Start:
     def __lt__(self, other: Start) -> bool:
         return self._place() < other._place()
 
-    def _place(self) -> tuple[int, str, str, int]:
-        order = list(NAMES)
-        return order.index(self.name) if self.name in order else len(order), self.name, self.rule, self.step
+    def _place(self) -> tuple[bool, int, str, str, int]:
+        order, of = list(NAMES), self.name.removesuffix(TUNED)
+        place = order.index(of) if of in order else len(order)
+        return of != self.name, place, self.name, self.rule, self.step
 
 
 SCRATCH, NAIVE = Start("scratch", 0, "reference"), Start("naive", 0, "reference")

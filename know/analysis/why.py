@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from know.analysis.comparisons import NAIVE_TUNED, Comparison, Comparisons
-from know.analysis.starts import NAIVE
+from know.analysis.starts import NAIVE, TUNED
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def why(found: Comparisons) -> Why:
     """Of the candidate."""
     name = found.candidate
     own = found.chosen.get(name)
-    tuned = found.chosen.get(f"{name}_tuned")
+    tuned = found.chosen.get(name + TUNED)
     tests = [
         ("rescaling", "does it beat Θ₀ scaled to its norms?", found.named(name, "shrunk")),
         ("rescaling", "does its direction, at Θ₀'s norms, beat naïve transfer?", found.named("direction_only", NAIVE.name)),

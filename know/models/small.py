@@ -6,7 +6,6 @@ parameters.
 """
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from know.models.names import TIMM
@@ -159,7 +158,9 @@ def densenet(channels: int, classes: int) -> Net:
 def resnet18(channels: int, classes: int) -> Net:
     """torchvision's ResNet18 with the usual stem for small images: a 3×3 convolution of stride 1 and no pooling. The
     paper's network; 11 M parameters, so too large for the meta-dataset."""
-    net = torchvision.models.resnet18()
+    from torchvision.models import resnet18 as net_of  # here, for it loads torch's compiler: seconds for each process
+
+    net = net_of()
     net.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
     net.maxpool = nn.Identity()
     net.fc = nn.Identity()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from know.analysis.starts import TUNED
 from know.analysis.statistics import mean_interval
 from know.data.splits import downstream_task, source_task
 from know.params import Params
@@ -71,7 +72,7 @@ def treated(params: Params, starts: Sequence[SavedStart]) -> Iterator[Treated]:
         plain = start.track == "main" and not start.crossed and start.candidate == 0
         if plain and start.method in options.tuned and start.steps == last["main", start.method]:
             for i, lr in enumerate(rates):
-                name, told = f"{start.method}_tuned", f"lr={lr:g}"
+                name, told = start.method + TUNED, f"lr={lr:g}"
                 yield Treated(replace(start, method=name, candidate=i, options=told, role="tuned"), start, lr)
         if plain and start.method == NAIVE and options.head_zero:
             zero = replace(start, method="head_zero", role="control")
@@ -136,7 +137,7 @@ def run(params: Params) -> None:
     write_csv(selection, "selection.csv")
     rates = table[table.role == "tuned"]
     best = kept[kept.role == "tuned"].groupby("method").lr.first()
-    rates = rates.assign(chosen=rates.lr == rates.method.map(best), method=rates.method.str.removesuffix("_tuned"))
+    rates = rates.assign(chosen=rates.lr == rates.method.map(best), method=rates.method.str.removesuffix(TUNED))
     write_csv(
         rates[["method", "steps", "lr", "chosen", *seeds, "validation_accuracy", "accuracy"]], "learning_rates.csv"
     )
