@@ -10,7 +10,7 @@ from know import paths
 from know.data.images import load
 from know.models.small import build
 from know.run.device import here
-from know.run.executor import device_of, jobs_of, map_all, run_all
+from know.run.executor import device_of, jobs_of, map_all, one, run_all
 from know.run.options import Compute
 from know.training.loop import Recipe, fit
 
@@ -78,6 +78,17 @@ def test_device_and_processes():
     expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert device_of(automatic).type == expected
     assert jobs_of(automatic.model_copy(update={"device": "cpu"})) == len(os.sched_getaffinity(0))
+
+
+def test_nets_are_compiled_if_asked_and_keep_their_weights_names(tmp_path, monkeypatch):
+    backends = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net: backends.append(type(net).__name__))
+    job, compiling = Training(0, str(tmp_path / "runs")), ONE.model_copy(update={"compile": True})
+    plain = one(weights_after_training, job, ONE)
+    assert backends == []
+    compiled = one(weights_after_training, job, compiling)
+    assert backends == ["Net"], "not found among the records of nets as they are"
+    assert torch.equal(plain[0], compiled[0])
 
 
 def test_nothing_to_run_is_no_error():

@@ -1,4 +1,4 @@
-"""Devices by name, and the one that the runs of this process use."""
+"""Devices by name, and how the runs of this process compute."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 _here = torch.device("cpu")
+_compiled = False
 
 
 def device_named(name: str) -> torch.device:
@@ -31,12 +32,18 @@ def here() -> torch.device:
     return _here
 
 
+def compiled() -> bool:
+    """Whether a run compiles the nets that it trains."""
+    return _compiled
+
+
 @contextmanager
-def on(device: torch.device) -> Iterator[None]:
-    """Let the runs in the block compute on this device."""
-    global _here
-    before, _here = _here, device
+def on(device: torch.device, compiled: bool = False) -> Iterator[None]:
+    """Let the runs in the block compute on this device, with their nets compiled or as they are."""
+    global _here, _compiled
+    before = _here, _compiled
+    _here, _compiled = device, compiled
     try:
         yield
     finally:
-        _here = before
+        _here, _compiled = before

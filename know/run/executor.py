@@ -45,11 +45,11 @@ def jobs_of(compute: Compute) -> int:
 
 
 def numerics(compute: Compute) -> str:
-    """What a number may depend on besides its run: the kind of device, and how CUDA computes."""
-    device = device_of(compute)
+    """What a number may depend on besides its run: the kind of device, and how it computes."""
+    device, compiled = device_of(compute), " compiled" if compute.compile else ""
     if device.type != "cuda":
-        return device.type
-    return torch.cuda.get_device_name(device) + (" deterministic" if compute.deterministic else "")
+        return device.type + compiled
+    return torch.cuda.get_device_name(device) + (" deterministic" if compute.deterministic else "") + compiled
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def _as_run(compute: Compute) -> Iterator[None]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:
-        with on(device_of(compute)):
+        with on(device_of(compute), compute.compile):
             yield
     finally:
         torch.set_num_threads(threads)

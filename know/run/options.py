@@ -12,6 +12,7 @@ class Compute(Section):
 
     ``address``: of dask's scheduler, as ``tcp://host:8786``; none: a cluster is made on this machine, for the work alone.
     ``deterministic``: CUDA gives the same bits every time, at some cost; the CPU does in any case.
+    ``compile``: nets are compiled by ``torch.compile`` before they are trained: minutes once, for large nets on a GPU.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
@@ -19,3 +20,4 @@ class Compute(Section):
     backend: Literal["loky", "dask"]
     address: str | None = None
     deterministic: bool
+    compile: bool = False

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from know.data.images import Samples
+from know.run.device import compiled
 from know.run.unfinished import next_place
 from know.seeds import derive
 from know.tasks.classification import augmented, loss_of, measure
@@ -65,6 +66,8 @@ def fit(
         parameter.requires_grad_(id(parameter) in chosen)
     if all(p.ndim < 5 for p in net.parameters()):  # 3-d convolutions have another layout
         net.to(memory_format=torch.channels_last)
+    if compiled():
+        net.compile()  # in place: its weights keep their names
     device = data.device
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(trained, recipe.lr, fused=True)
