@@ -42,6 +42,7 @@ def _child(arguments: list[str], folder: Path, prepare: Callable[[], None]) -> N
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
     sys.argv = ["know", *arguments]
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have told the tests to ignore
     prepare()
     from know.cli import main
 

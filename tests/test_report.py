@@ -228,7 +228,18 @@ def test_the_best_of_many_is_said_to_be_one(given):
 
 def test_limitations_are_counted(full):
     lines = findings.limitations(full)
-    assert "|D₀| = 2,000, at most 50 labels" in lines[0] and "5 source seeds" in lines[1] and "Segmentation" in lines[2]
+    assert "|D₀| = 2,000, at most 50 labels" in lines[0] and "5 source seeds" in lines[1]
+    assert lines[2].startswith(
+        "The best learning rate of naïve transfer (Θ₀), KNOWN is the first or last of those tried"
+    )
+    assert "Segmentation" in lines[3]
+
+
+def test_without_a_gain_the_summary_says_what_the_predictions_parts_are_worth(given):
+    worse = of(given, {("naive", 0): 0.0, ("known", 2): -0.02, ("shrunk", 3): 0.03, ("direction_only", 1): -0.04})
+    why = findings.summary(worse)[-1]
+    assert why.startswith("**Why.** There is no gain to explain: Θ₀ shrunk to KNOWN's norms ×8 +3.0 ")
+    assert "KNOWN's direction, Θ₀'s norms ×2 -3.9 " in why
 
 
 # --- files --------------------------------------------------------------------------------------------------------

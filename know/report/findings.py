@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from IPython.display import Markdown
 
 from know.analysis import claims
-from know.analysis.comparisons import Comparison, Comparisons
-from know.analysis.starts import MORE_DATA, NAIVE, SCRATCH, Start, label
+from know.analysis.comparisons import NAIVE_TUNED, Comparison, Comparisons
+from know.analysis.starts import MORE_DATA, NAIVE, SCRATCH, Start, label, starts
 from know.analysis.text import number, p_words, percent, points, ratio_text
 from know.report.tables import control_pairs
 
@@ -157,8 +157,21 @@ def limitations(results: Results) -> list[str]:
             f"{one.gain.units} source seeds: a difference between {label(found.candidate)} and naïve transfer of less than about"
             f" {number(100 * one.gain.half_width, digits=1)} points is not seen."
         )
+    if edge := _at_the_edge(results):
+        lines.append(
+            f"The best learning rate of {', '.join(edge)} is the first or last of those tried: a better one may lie beyond."
+        )
     untested = results.claims[results.claims[claims.HERE] == "not tested"].claim
     return [*lines, f"Not tested here: {'; '.join(untested)}."] if len(untested) else lines
+
+
+def _at_the_edge(results: Results) -> list[str]:
+    """The starts whose best learning rate is the lowest or highest that was tried."""
+    if not results.has("learning_rates"):
+        return []
+    rates = results["learning_rates"]
+    best = rates[rates.chosen & rates.lr.isin([rates.lr.min(), rates.lr.max()])]
+    return [start.label for start in starts(best)]
 
 
 def summary(results: Results) -> list[str]:
@@ -177,12 +190,19 @@ def summary(results: Results) -> list[str]:
             f"**What came out.** {start.written(rate)} against naïve transfer ({percent(found.accuracy(NAIVE))} %): {told(one)};"
             f" the paper's effect would be {number(100 * found.margin, digits=1)} points or more.{room}"
         )
-    enough = [test for test in results.why.tests if test.suffices] or results.why.tests
-    because = "; ".join(f"{test.asked} {told(test.comparison)}" for test in enough)
-    return [
-        *lines,
-        f"**Why.** {results.why.verdict.capitalize()}{f': {because}' if results.why.asked and because else ''}.",
-    ]
+    return [*lines, f"**Why.** {results.why.verdict.capitalize()}{_because(results)}."]
+
+
+def _because(results: Results) -> str:
+    """What the verdict rests on; where there is no gain to explain, what the prediction's parts are worth, and a learning rate."""
+    if results.why.asked:
+        enough = [test for test in results.why.tests if test.suffices] or results.why.tests
+        words = [f"{test.asked} {told(test.comparison)}" for test in enough]
+    else:
+        found, rate = results.comparisons, results.params.rate
+        worth = [(name, found.named(name, NAIVE.name)) for name in ("shrunk", "direction_only", NAIVE_TUNED)]
+        words = [f"{found.chosen[name].written(rate)} {told(one)}" for name, one in worth if one is not None]
+    return f": {'; '.join(words)}" if words else ""
 
 
 PARTS = {f.__name__: f for f in (forgetting, gate, result, why, controls, oracle, limitations)}
