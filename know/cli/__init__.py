@@ -52,7 +52,11 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file."
 
 
 def _run(stage: Callable[[Params], Any], file: Path) -> None:
-    stage(load(file))
+    given = load(file)
+    from know.stages.checks import check
+
+    check(given)
+    stage(given)
     typer.echo(f"results: {paths.RESULTS}")
 
 
