@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -21,7 +21,6 @@ from know.data.images import equal_batches
 from know.options import reason
 from know.run.progress import track
 
-T = TypeVar("T")
 Samples = Dataset[tuple[Tensor, int]]
 Normalisation = Literal["imagenet", "half", "none"]
 NORMALISATIONS: dict[Normalisation, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -137,7 +136,7 @@ class DatasetPart:
             yield moved(batch, self.device)
 
 
-def moved(batch: T, device: torch.device) -> T:
+def moved(batch: Any, device: torch.device) -> Any:
     """A batch on the device, whatever its tensors are in."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
