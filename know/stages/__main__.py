@@ -80,6 +80,7 @@ def main() -> int:
         print(message if sys.stderr.isatty() else ANSI.sub("", message), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("interrupted: the same command goes on with the runs that are missing", file=sys.stderr)
         return INTERRUPTED
     return 0
 
