@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 # `venv/bin/dvc` alone would not find the `python` that the stages call.
 export PATH := $(abspath $(BIN)):$(PATH)
-.PHONY: repro bench test lint install lock clean
+.PHONY: repro bench test lint install lock lowest clean
 
 install: $(BIN)/.know-installed
 
@@ -45,6 +45,14 @@ lock:
 	build/lock/bin/python -m pip install --quiet --editable '.[dev]'
 	{ grep '^#' requirements.lock; build/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable; } > build/requirements.lock
 	mv build/requirements.lock requirements.lock
+
+# Whether the lower bounds of a plain install hold: its tests at the lowest versions that pyproject.toml allows.
+lowest:
+	rm -rf build/lowest && $(PYTHON) -m venv build/lowest
+	build/lowest/bin/python -m pip install --quiet uv
+	build/lowest/bin/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct \
+	  --requirements pyproject.toml 'pytest>=8' 'hypothesis>=6.100'
+	build/lowest/bin/python -m pytest tests/test_cli_tool.py tests/test_hypermodel.py tests/test_checkpoints.py
 
 clean:
 	rm -rf build logs data/runs

@@ -36,19 +36,24 @@ def doctor() -> None:
 
 
 def findings() -> Iterator[Finding]:
-    """Everything that is looked at, in the order in which it would be met."""
-    yield from _environment(paths.ROOT / "requirements.lock")
+    """Everything that is looked at, in the order in which it would be met: all that the experiment needs, in a clone of its
+    repository; of an installed package, what prediction needs."""
+    yield Finding(f"Python {sys.version.split()[0]} at {sys.prefix}")
+    lock = paths.ROOT / "requirements.lock"
+    if not lock.exists():
+        yield Finding("no requirements.lock: not the repository, but the installed package")
+        yield from _machine(os.cpu_count() or 1)
+        return
+    import joblib
+
+    yield from _environment(lock)
     yield from _commands()
-    yield from _machine()
+    yield from _machine(joblib.cpu_count())
     yield from _disk()
     yield from _parameters_and_data()
 
 
 def _environment(lock: Path) -> Iterator[Finding]:
-    yield Finding(f"Python {sys.version.split()[0]} at {sys.prefix}")
-    if not lock.exists():
-        yield Finding("no requirements.lock: not the repository, but the installed package")
-        return
     lines = lock.read_text().splitlines()
     locked = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
     installed = {name: _version(name) for name in locked}
@@ -82,14 +87,13 @@ def _commands() -> Iterator[Finding]:
         )
 
 
-def _machine() -> Iterator[Finding]:
-    import joblib
+def _machine(cores: int) -> Iterator[Finding]:
     import psutil
     import torch
 
     from know.run.device import device_named
 
-    cores, threads = joblib.cpu_count(), torch.get_num_threads()
+    threads = torch.get_num_threads()
     yield Finding(f"PyTorch {torch.__version__}, device {device_named('auto')}, {threads} threads on {cores} cores")
     if threads > cores:
         yield Finding(f"{threads} threads share {cores} cores", f"export OMP_NUM_THREADS={cores}")

@@ -256,11 +256,11 @@ def _line(error: ErrorDetails, *others: ErrorDetails) -> str:
     return f"{key}: got {shown(error['input'])}; {reason[0].lower() + reason[1:]}"
 
 
-def load(path: Path = paths.PARAMS) -> Params:
-    """Read and validate a parameter file.
+def document(path: Path) -> Mapping[str, object]:
+    """What a YAML file's keys hold, whoever wrote it: neither depth nor aliases make it larger than it is.
 
     Raises:
-        ParamError: one line that names the file, the key, what was given and what is allowed.
+        ParamError: one line that names the file: it cannot be read, repeats a key, or has none.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -275,7 +275,19 @@ def load(path: Path = paths.PARAMS) -> Params:
     except (YAMLError, ValueError, RecursionError) as error:
         raise ParamError(f"{path}: not YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(given, Mapping):
-        raise ParamError(f"{path}: expected sections such as downsize:, got {type(given).__name__}")
+        raise ParamError(f"{path}: expected keys with values, KEY: VALUE, got {type(given).__name__}")
+    return given
+
+
+def load(path: Path = paths.PARAMS) -> Params:
+    """Read and validate a parameter file.
+
+    Raises:
+        ParamError: one line that names the file, the key, what was given and what is allowed.
+    """
+    if path == paths.PARAMS and not path.exists():
+        raise ParamError(f"{path}: no such file: run this in a clone of the repository, or name one with --params")
+    given = document(path)
     try:
         return Params.model_validate(given)
     except ValidationError as error:

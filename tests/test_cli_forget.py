@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_params
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -18,11 +19,15 @@ from torch import nn
 from know import cli, paths
 from know.data.images import load
 from know.data.own import DatasetPart
-from know.data.subsets import stratified_order
+from know.data.subsets import nested_subsets, stratified_order
 from know.prediction.known import HyperModel, save_hypermodel
+from know.run import progress
+from know.seeds import derive
 from know.training import own as custom
+from know.training.forgetting import forget
+from know.training.loop import Recipe
 from know.weights.batchnorm import batchnorm_note
-from know.weights.files import load_state
+from know.weights.files import load_state, save_state
 from know.weights.marks import Mark, mark_in
 from know.weights.modules import load_weights
 
@@ -68,6 +73,18 @@ def pair_of_logits():
         def forward(self, x):
             return super().forward(x), None
     return Two()
+
+def mean(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+def each(model, batch):
+    return model(batch[0]).sum(1)
+
+def constant(model, batch):
+    return torch.zeros(())
+
+def no_optimizer(model, steps):
+    return model
 
 number = 7
 """
@@ -127,7 +144,7 @@ def test_the_documented_example(tmp_path):
     """The blocks of docs/your-checkpoints.md, in its order, at a smaller scale and with an untrained hyper-model."""
     text = (paths.ROOT / "docs" / "your-checkpoints.md").read_text()
     files = {name: code for name, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, re.DOTALL)}
-    forget, predict = re.findall(r"```sh\nknow (.*?)```", text, re.DOTALL)
+    forget, predict, *_ = re.findall(r"```sh\nknow (.*?)```", text, re.DOTALL)
     for name, code in files.items():
         (tmp_path / name).write_text(re.sub(r"range\(\d+\)", "range(1)", code.replace("224", "32")))
     image_folder(tmp_path / "photos", per_class=16, classes=10)
@@ -140,7 +157,9 @@ def test_the_documented_example(tmp_path):
             [sys.executable, name], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
         ).stdout
 
-    assert list(files) == ["nets.py", "train.py", "transfer.py", "check.py", "own_loop.py"]
+    assert list(files) == [
+        "nets.py", "train.py", "transfer.py", "check.py", "reconstruction.py", "own_loop.py", "own_paths.py",
+    ]  # fmt: skip
     python("train.py")
     done = run_know(*shlex.split(forget.replace("224", "32").replace("\\\n", " ")), "--epochs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -193,6 +212,88 @@ def test_the_documented_loop_of_one_s_own(tmp_path, know, monkeypatch):
     code, _, err = know("predict own --out better.safetensors --method linear")
     assert code == 0, err
     torch.testing.assert_close(load_state(Path("better.safetensors"))["weight"], first - 1)
+
+
+def test_the_documented_loss_and_optimiser(know, own):
+    """Trained as documented, to the bit; and the loss is measured in place of accuracy."""
+    text = (paths.ROOT / "docs" / "your-checkpoints.md").read_text()
+    (code,) = re.findall(r"```python\n# reconstruction.py\n(.*?)```", text, re.DOTALL)
+    (command,) = re.findall(r"```sh\nknow (forget --model reconstruction.*?)```", text, re.DOTALL)
+    Path("reconstruction.py").write_text(code)
+    space: dict = {}
+    exec(code, space)
+    net, samples = space["denoiser"](), space["Noisy"]()
+    torch.save(net.state_dict(), "denoiser.pt")
+    exit_code, out, err = know(command.replace("\\\n", " "))
+    assert exit_code == 0, err
+
+    order, cpu = stratified_order(torch.zeros(64), 0), torch.device("cpu")
+    whole = next(DatasetPart(samples, order, cpu).batches(64))
+    assert out.startswith(f"Θ_0  64 of 64 samples, loss {space['loss'](net, whole).item():.4g} on them\n")
+    assert re.search(r"^Θ_4  4 of 64 samples, loss [\d.]+ on them, [\d.]+ on those dropped$", out, re.MULTILINE)
+    assert "on the 60 samples dropped, the loss goes from " in out + err
+    optimiser, schedule = space["sgd"](net, 3 * 8)
+    generator = torch.Generator().manual_seed(derive("forget", 0, 1))
+    for _ in range(3):
+        for batch in DatasetPart(samples, order[:32], cpu).batches(4, generator):
+            optimiser.zero_grad()
+            space["loss"](net, batch).backward()
+            optimiser.step()
+            schedule.step()
+    theta_1 = load_state(Path("denoiser/theta_1.safetensors"))
+    assert all(torch.equal(theta_1[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_forgetting_is_the_experiment_s_to_the_bit(know, own):
+    assert know(GOOD + " --epochs 2 --batch-size 10")[0] == 0
+    net, samples = custom.model_from("factories:Net", 0), custom.made_by("factories:Samples", "--dataset")
+    load_weights(net, torch.load("theta_0.pt"), "Θ_0")
+    subsets = nested_subsets(stratified_order(samples.labels, 0), 0.5, 5)
+    parts = [DatasetPart(samples, subset, torch.device("cpu")) for subset in subsets[1:]]
+    for k, theta in enumerate(reversed(forget(net, parts, Recipe(2, 10, 1e-3), 0))):
+        written = load_state(Path(f"run/theta_{k}.safetensors"))
+        assert all(torch.equal(written[name], tensor) for name, tensor in theta.items())
+
+
+def test_a_run_of_another_loss_is_another_run(know, own):
+    short = GOOD + " --length 2"
+    code, out, err = know(short + " --loss factories:mean")
+    assert code == 0 and "Θ_1  24 of 48 samples, loss " in out, err
+    code, _, err = know(short)
+    assert code == 1 and "holds another run: loss was 'factories:mean', now None" in err
+
+
+def test_how_far_it_is_is_shown(know, own, monkeypatch):
+    """By the minute where there is no terminal; a bar where there is one."""
+    monkeypatch.setattr(progress, "MINUTE", 0.0)
+    code, _, err = know(GOOD + " --length 2 --batch-size 12")
+    assert code == 0 and {"know: labels 3 of 48, 0 s left", "know: measuring Θ_1 1 of 4, 0 s left"} <= set(
+        err.splitlines()
+    )
+    assert "know: Θ_1 of Θ_1 1 of 2, 0 s left" in err.splitlines()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, _, err = know(GOOD.replace("--out run", "--out other") + " --length 2 --batch-size 12")
+    assert code == 0 and "Θ_1 of Θ_1: 100%" in err
+
+
+def test_the_documented_road_to_a_hyper_model(know, own, monkeypatch):
+    text = (paths.ROOT / "docs" / "your-checkpoints.md").read_text()
+    (code,) = re.findall(r"```python\n# own_paths.py\n(.*?)```", text, re.DOTALL)
+    learn, predict = re.findall(r"^know (meta-train --data.*?|predict run --hyper.*?)(?: +#.*)?$", text, re.MULTILINE)
+    shapes = {"conv.weight": (4, 2, 3, 3), "fc.weight": (3, 40), "fc.bias": (60,)}
+    for run in ("runs/1", "runs/2", "runs/3", "run"):
+        for k in range(6):
+            state = {name: 0.1 * torch.randn(shape) for name, shape in shapes.items()}
+            save_state(state, Path(run, f"theta_{k}.safetensors"))
+    exec(code, {})
+    monkeypatch.setattr(paths, "RUNS", own / "records")
+    micro = {"runs": {"held_out": 1}, "known": {"steps": 5, "batch_size": 16}}
+    write_params(own / "params.yaml", {"meta_train": micro, "compute": {"jobs": 1}})
+    code, out, err = know(f"{learn} --params params.yaml")
+    assert code == 0 and "no change" in out, err
+    code, _, err = know(predict)
+    assert code == 0 and "reads the last 5 of 6 checkpoints" in err, err
+    assert load_state(Path("better.safetensors"))["conv.weight"].shape == (4, 2, 3, 3)
 
 
 def test_a_run_that_was_stopped_continues_to_the_same_weights(know, own, monkeypatch):
@@ -323,6 +424,13 @@ BAD = {
     "--dataset factories:few": "class 0 has 7 samples, of which the smallest subset keeps 0.0625: less than one; it takes 16",
     "--dataset factories:pairs": "--dataset factories:pairs: each sample must be (input tensor, class index): TypeError",
     "--dataset factories:number": "--dataset factories:number: a int, not a function",
+    "--loss factories:number": "--loss factories:number: a int, not a function",
+    "--loss factories:two_classes": "--loss factories:two_classes: the call failed: TypeError",
+    "--loss factories:each": "--loss factories:each: must return the batch's mean, a tensor without dimensions, got one of shape (24,)",
+    "--loss factories:constant": "the loss does not depend on any parameter that is trained",
+    "--loss factories:mean --dataset factories:number": "--dataset factories:number: a int, not a function",
+    "--optimizer factories:fails": "--optimizer factories:fails: the call failed: TypeError",
+    "--optimizer factories:no_optimizer": "must return an optimiser, or one and its schedule, got a Net",
     "--rate 1": "--rate: got 1.0; input should be less than 1",
     "--rate -0.5": "--rate: got -0.5; input should be greater than 0",
     "--length 1": "--length: got 1; input should be greater than or equal to 2",
@@ -370,6 +478,7 @@ def test_bad_image_folders(know, own):
         f"{GOOD} --params params.yaml",
         f"{GOOD} --image-size 32",
         f"{GOOD} --mode sideways",
+        f"{GOOD} --optimizer factories:no_optimizer --lr 0.1",
         f"{GOOD} --speed 3",
     ],
 )
@@ -388,9 +497,9 @@ def test_without_a_model_it_is_the_experiment_s_stage(know, monkeypatch):
 
 
 def test_verdict():
-    right = torch.ones(200, dtype=torch.bool)
+    right = torch.ones(200, dtype=torch.float64)
     forgotten = right.clone()
-    forgotten[150:] = False
+    forgotten[150:] = 0
     theta_0 = custom.Measured(0, 200, right)
     observed, text = custom.verdict(theta_0, custom.Measured(4, 50, forgotten))
     assert observed and "on the 150 images dropped, accuracy goes from 100.0 % to 66.7 %" in text
@@ -398,11 +507,23 @@ def test_verdict():
         observed, text = custom.verdict(custom.Measured(0, 200, forgotten), custom.Measured(4, 50, same_or_better))
         assert not observed and text.startswith("WARNING") and "Had Θ_0 converged?" in text
     one = right.clone()
-    one[199] = False  # one image in 150 is within the interval
+    one[199] = 0  # one image in 150 is within the interval
     assert not custom.verdict(theta_0, custom.Measured(4, 50, one))[0]
     assert str(custom.Measured(4, 50, forgotten)) == (
         "Θ_4  50 of 200 images, accuracy 100.0 % on them, 66.7 % on those dropped"
     )
+
+
+def test_verdict_on_a_loss():
+    """Θ_4 holds 8 of 20 samples; batches are of 4, 4, 6 and 6, and a mean counts samples."""
+    sizes, before = torch.tensor([4, 4, 6, 6]), torch.tensor([1.0, 2, 1, 1], dtype=torch.float64)
+    rises, mixed = (torch.tensor(values, dtype=torch.float64) for values in ([1, 2, 2.0, 2.01], [0, 0, 0.5, 1.6]))
+    theta_0 = custom.Measured(0, 20, before, sizes)
+    assert str(theta_0) == "Θ_0  20 of 20 samples, loss 1.2 on them"
+    assert custom.verdict(theta_0, custom.Measured(4, 8, rises, sizes)) == (
+        True, "Forgetting observed: on the 12 samples dropped, the loss goes from 1 to 2.005.",
+    )  # fmt: skip
+    assert not custom.verdict(theta_0, custom.Measured(4, 8, mixed, sizes))[0]
 
 
 def test_models_that_lack_copies_of_tied_tensors_or_are_wrapped_fit():

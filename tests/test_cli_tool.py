@@ -381,6 +381,24 @@ def test_a_recipe_is_printed_read_and_overruled(run, files, tmp_path):
     assert ended.code == 1 and "unknown key 'metod'" in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method: [", "not YAML"),
+        ("- linear", "expected keys with values"),
+        ("method: linear\nmethod: log", "duplicate key"),
+        ("method: " + "[" * 50, "not YAML"),
+        ("a: &a [1, *a]", "contains itself"),
+        ("a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)), "declares"),
+    ],
+)  # fmt: skip
+def test_recipes_are_read_as_guardedly_as_parameters(run, files, tmp_path, text, message):
+    (tmp_path / "recipe.yaml").write_text(text)
+    ended = run("predict", "--recipe", tmp_path / "recipe.yaml", *files, "--out", tmp_path / "out.safetensors")
+    assert ended.code == 1 and ended.stderr.startswith(f"know: {tmp_path / 'recipe.yaml'}: ")
+    assert message in ended.stderr and ended.stderr.count("\n") == 1
+
+
 def test_the_hyper_model_s_digest_is_told(run, files, tmp_path):
     save_hypermodel(HyperModel(5), tmp_path / "hyper")
     out = tmp_path / "out.safetensors"

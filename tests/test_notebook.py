@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import nbformat
 import pytest
@@ -9,6 +10,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from know import paths
 from know.run import notebook
+from know.run.process import INTERRUPTED
+from know.stages import __main__ as stages
 from know.stages.__main__ import run_stage
 from know.stages.dependencies import changed, digests
 
@@ -95,6 +98,20 @@ def test_every_change_of_a_dependency_is_seen(tmp_path, name):
     assert changed(before, digests(tmp_path, ["notebooks/01_x.ipynb", "room"])) == [name]
     (tmp_path / name).unlink()
     assert name not in digests(tmp_path, ["notebooks/01_x.ipynb", "room"])
+
+
+def test_an_interrupt_ends_in_one_line_that_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    """Ctrl-C while a cell runs, as the terminal sends it to the stage."""
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+    stage(tmp_path)
+    cell = "import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(60)"
+    write(tmp_path / "notebooks" / "01_x.ipynb", cell)
+    monkeypatch.setattr(stages, "run_stage", partial(run_stage, root=tmp_path))
+    monkeypatch.setattr(stages, "behave", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["know.stages", "x"])
+    assert stages.main() == INTERRUPTED
+    assert capsys.readouterr().err == "interrupted: the same command goes on with the runs that are missing\n"
+    assert not (tmp_path / "build" / "notebooks" / "01_x.ipynb").exists()
 
 
 def test_an_unknown_stage_is_one_line():

@@ -8,6 +8,8 @@ from conftest import write_params
 from know import params as P
 from know.models.names import ARCHITECTURES
 from know.models.small import build
+from know.prediction.known import HyperModel, save_hypermodel
+from know.stages.checks import check_hypermodels
 
 BAD = [
     ({"downsize": {"sourse_images": 5}}, "downsize.sourse_images: unknown key; allowed: dataset, ", "did you mean source_images?"),
@@ -61,7 +63,7 @@ def test_bad_parameters_give_one_line(changes, start, also, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("a: [", "not YAML"), ("- 1", "expected sections"), ("", "expected sections"), ("rate: 0.5", "missing")],
+    [("a: [", "not YAML"), ("- 1", "expected keys"), ("", "expected keys"), ("rate: 0.5", "missing")],
 )
 def test_files_that_are_no_parameters(text, reason, tmp_path):
     (tmp_path / "params.yaml").write_text(text)
@@ -120,3 +122,41 @@ def test_lists_among_options_are_candidates(tmp_path):
     assert found == [(0.1, 0.3, True), (0.1, 1.0, True), (0.5, 0.3, True), (0.5, 1.0, True)]
     assert predict.starts["tsv"][1].stated(predict.starts["tsv"]) == "rank_share=0.1, scale=1.0"
     assert P.given({"predict": predict.model_dump(mode="json")}).predict == predict
+
+
+def test_parameters_without_known_are_valid(tmp_path):
+    changes = {"methods": ["linear", "log"], "candidate": "linear", "controls": ["shrunk"]}
+    write_params(tmp_path / "params.yaml", {"predict": changes})
+    params = P.load(tmp_path / "params.yaml")
+    check_hypermodels(params.predict, params.history_length, "predict")
+    assert params.predict.judged == "linear" and list(params.predict.starts) == ["linear", "log", "shrunk"]
+
+
+@pytest.mark.parametrize(
+    ("method", "hypermodel", "reason"),
+    [
+        ("known", "nowhere", "nowhere: no hyper-model: neither a folder with config.json nor one of those shipped (default, path)"),
+        ("known", "of_4", "reads 4 weights, but history_length is 5; allowed: history_length = 4, or a hyper-model of 5"),
+        ("known", "wnn", "of scale wnn; known needs one of scale none or path"),
+        ("wnn", "path", "of scale path; wnn needs one of scale wnn"),
+    ],
+)  # fmt: skip
+def test_a_hyper_model_that_is_named_is_checked_before_anything_runs(
+    method, hypermodel, reason, tmp_path, monkeypatch, run_know
+):
+    save_hypermodel(HyperModel(4), tmp_path / "of_4")
+    save_hypermodel(HyperModel(5, scale="wnn"), tmp_path / "wnn")
+    monkeypatch.chdir(tmp_path)
+    own = {"method": method, "hypermodel": hypermodel, "name": "mine"}
+    write_params(tmp_path / "params.yaml", {"predict": {"methods": ["known", own]}})
+    code, out, err = run_know("downsize", "--params", "params.yaml")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("know: predict.methods: mine: ") and reason in err
+
+
+def test_hyper_models_that_fit_pass(tmp_path):
+    save_hypermodel(HyperModel(5, scale="wnn"), tmp_path / "wnn")
+    named = [{"method": "known", "hypermodel": name, "name": name} for name in ("default", "path")]
+    named.append({"method": "wnn", "hypermodel": str(tmp_path / "wnn")})
+    write_params(tmp_path / "params.yaml", {"predict": {"methods": ["known", *named]}})
+    check_hypermodels(P.load(tmp_path / "params.yaml").predict, 5, "predict")

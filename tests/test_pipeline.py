@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -40,20 +41,23 @@ class Copy:
         self.git("init", "-q")
         self.commit()
 
-    def git(self, *arguments: str) -> None:
+    def git(self, *arguments: str) -> str:
         identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
-        subprocess.run(["git", *identity, *arguments], cwd=self.root, check=True, capture_output=True)
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=self.root, check=True, capture_output=True, text=True).stdout
 
     def commit(self) -> None:
         self.git("add", "-A")
         self.git("commit", "-qm", "state", "--allow-empty")
 
     def dvc(self, *arguments: str, code: int = 0) -> str:
-        # As the Makefile does: the stages call the `python` of the environment that runs the tests, and import this copy.
+        # As the Makefile does: the stages call the `python` of the environment that runs the tests, and import this copy,
+        # whichever clone is installed there.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         done = subprocess.run(
             [sys.executable, "-m", "dvc", *arguments], cwd=self.root, capture_output=True, text=True,
-            env=os.environ | {"PATH": path, "PYTHONPATH": str(self.root)},
+            env=inherited | {"PATH": path},
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -141,16 +145,25 @@ def test_an_edit_of_a_figure_re_runs_the_notebooks_that_draw_it_and_computes_not
     assert ran(copy.dvc("repro")) == []  # what was made before the edit comes back from the cache
 
 
-def test_an_experiment_re_runs_what_depends_on_its_parameter_and_is_compared(copy):
-    output = copy.dvc("exp", "run", "-S", "evaluate.labels=32", "-n", "more-labels")
+def test_an_experiment_runs_beside_the_results_and_is_compared(copy):
+    """As the README has it: in a copy, then in a table, then here, then gone."""
+    readme = (paths.ROOT / "README.md").read_text()
+    (show,) = re.findall(r"^dvc (exp show .*)$", readme, re.MULTILINE)
+    output = copy.dvc("exp", "run", "--temp", "-S", "evaluate.labels=32", "-n", "more-labels")
     assert ran(output) == ["evaluate", "report"]
+    assert copy.git("status", "--porcelain") == "", "the working tree is as it was"
+    table = copy.dvc(*shlex.split(show), "--csv").splitlines()
+    header = next(line for line in table if line.startswith("Experiment")).split(",")
+    assert "evaluate.labels" in header and "gain.known_2.mean" in header and len(header) < 12
+    assert any("more-labels" in line for line in table)
+    copy.dvc("exp", "apply", "more-labels")
     assert YAML(typ="safe").load((copy.root / "params.yaml").read_text())["evaluate"]["labels"] == 32
     difference = json.loads(copy.dvc("metrics", "diff", "--json"))["reports/metrics.json"]
     assert any("known_2" in name for name in difference)
-    assert "more-labels" in copy.dvc("exp", "show", "--csv")
     shown = json.loads(copy.dvc("plots", "show", "--json").splitlines()[-1])
     assert set(shown["data"]) == {"reports/plots/transfer.csv", "reports/plots/forgetting.csv"}
-    copy.git("checkout", "-q", ".")
+    copy.git("restore", "params.yaml", "dvc.lock", "reports")
+    copy.dvc("checkout")
     assert ran(copy.dvc("repro", "evaluate")) == []  # the earlier evaluation comes back from the cache
 
 

@@ -13,11 +13,13 @@ from scipy import stats
 
 from know.cli import main
 from know.prediction.controls import control
+from know.prediction.known import HyperModel, save_hypermodel
 from know.prediction.predictors import predictor
 from know.prediction.selection import candidates, quantile, select
 
 SCORES = """
 import torch
+from know.prediction.predictors import PathPredictor
 
 target = torch.tensor([2.0, 0.0])
 
@@ -40,6 +42,13 @@ def text(state):
 
 def fails(state):
     return state["v"]
+
+class Own(PathPredictor):
+    hypermodel: str | None = None
+
+    def __call__(self, window, kind):
+        assert self.hypermodel == "of_3"
+        return window[..., -1]
 
 class Net(torch.nn.Module):
     def __init__(self):
@@ -86,6 +95,18 @@ def test_the_score_may_be_of_the_model(run):
     code, _, err = run("--score", "scores:of_model", "--model", "scores:Net", "--method", "linear")
     assert code == 0, err
     assert load_file("out.safetensors")["w"].tolist() == [2, 0]
+
+
+def test_a_hyper_model_goes_to_the_methods_that_have_one(run, tmp_path):
+    """Of a method of one's own too; an option of the method's own comes first."""
+    save_hypermodel(HyperModel(3), tmp_path / "of_3")
+    given_ = ["--score", "scores:number", "--method", "linear", "--method", "scores:Own", "--hypermodel", "of_3"]
+    code, out, err = run(*given_, "--method", "known", "--method", "known,hypermodel=of_3")
+    assert code == 0, err
+    assert load_file("out.safetensors")["w"].tolist() == [1, 0]
+    assert [row.split("  ")[0] for row in out.splitlines()[:-1]] == [
+        "Θ_0", "linear step 1", "scores:Own step 1", "known step 1", "known,hypermodel=of_3 step 1",
+    ]  # fmt: skip
 
 
 def test_theta_0_where_nothing_is_clearly_better(run):

@@ -15,11 +15,13 @@ from know.bench.table import page, summary
 from know.bench.trajectories import make
 from know.options import ParamError
 from know.params import Params, load
+from know.stages.checks import check_hypermodels
 from know.stages.results import write_csv
 
 
 def run(params: Params) -> None:
     """Make what is not there, score, and write."""
+    check_hypermodels(params.bench.predict, params.bench.history_length, "bench.predict")
     make(params.bench, params.compute)
     scores, folder = score(params, params.bench.predict), paths.REPORTS / "bench"
     write_csv(scores, "trajectories.csv", folder)

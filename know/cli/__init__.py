@@ -52,7 +52,11 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file."
 
 
 def _run(stage: Callable[[Params], Any], file: Path) -> None:
-    stage(load(file))
+    given = load(file)
+    from know.stages.checks import check
+
+    check(given)
+    stage(given)
     typer.echo(f"results: {paths.RESULTS}")
 
 
@@ -96,6 +100,19 @@ def forget(
     length: Annotated[int, typer.Option(help="History length S: how many checkpoints.", rich_help_panel=OWN)] = 5,
     epochs: Annotated[int, typer.Option(help="On each subset.", rich_help_panel=OWN)] = 3,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.", rich_help_panel=OWN)] = 1e-3,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="package.module:function of the model and a batch, in place of cross-entropy.", rich_help_panel=OWN
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(
+            help="package.module:function of the model and the number of steps: an optimiser, or one and its schedule.",
+            rich_help_panel=OWN,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images a step.", rich_help_panel=OWN)] = 32,
     seed: Annotated[int, typer.Option(help="Of subsets, order and dropout.", rich_help_panel=OWN)] = 0,
     mode: Annotated[
@@ -124,6 +141,8 @@ def forget(
         raise typer.BadParameter("--model needs --checkpoint, --out, and one of --images and --dataset")
     if dataset is not None and (alien := sorted(given & {"image_size", "normalisation"})):
         raise typer.BadParameter(f"--{alien[0].replace('_', '-')} is for --images; a data set prepares its own inputs")
+    if optimizer is not None and "lr" in given:
+        raise typer.BadParameter("--lr is Adam's; an --optimizer has its own")
     from know.run.device import device_named
     from know.training import own
 
@@ -137,7 +156,7 @@ def forget(
         raise ValueError(f"--{option}: got {first['input']}; {allowed}") from None
     command = own.forget_own(
         model, checkpoint, dataset or (images or Path(), image_size, normalisation), out, settings,
-        device_named(device), workers, key, say=typer.echo, warn=lambda text: typer.echo(text, err=True),
+        device_named(device), workers, key, loss, optimizer, say=typer.echo, warn=lambda text: typer.echo(text, err=True),
     )  # fmt: skip
     typer.echo(f"next:\n{command}")
 

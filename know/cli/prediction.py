@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from know.params import document
 from know.prediction.choices import OWN, class_named, option_named
 from know.prediction.controls import CONTROLS, Control
 from know.prediction.predictors import PREDICTORS, Known, PathPredictor, Wnn
+from know.weights.limits import shown
 
 if TYPE_CHECKING:
     from know.prediction.files import Target
@@ -50,17 +52,11 @@ def spread(arguments: Iterable[str], options: Sequence[str] = ("--steps",)) -> l
 def from_recipe(context: typer.Context, file: Path | None) -> Path | None:
     """Take from a recipe what the command line does not say."""
     if file is not None:
-        from ruamel.yaml import YAML, YAMLError
-
-        try:
-            recipe = YAML(typ="safe", pure=True).load(file.read_text())
-        except (OSError, UnicodeDecodeError, YAMLError) as error:
-            raise ValueError(f"--recipe {file}: cannot be read: {' '.join(str(error).split())[:160]}") from None
+        recipe = document(file)
         allowed = {parameter.name for parameter in context.command.params} - NOT_IN_RECIPES
-        if not isinstance(recipe, dict) or (alien := [key for key in recipe if key not in allowed]):
-            wrong = f"unknown key {alien[0]!r}" if isinstance(recipe, dict) else "not a mapping"
-            raise ValueError(f"--recipe {file}: {wrong}; allowed: {', '.join(sorted(map(str, allowed)))}")
-        context.default_map = recipe
+        if alien := [key for key in recipe if key not in allowed]:
+            raise ValueError(f"{file}: unknown key {shown(alien[0])}; allowed: {', '.join(sorted(map(str, allowed)))}")
+        context.default_map = dict(recipe)
     return file
 
 
@@ -95,26 +91,33 @@ def options_in(texts: Sequence[str], hint: str = "--option") -> dict[str, object
     return options
 
 
-def chosen_predictor(method: str, hypermodel: str | None, options: Mapping[str, object]) -> PathPredictor:
-    """The predictor that the command line names; with its hyper-model, if it has one."""
+def predictor_class(method: str) -> type[PathPredictor]:
+    """The class of predictors that the command line names."""
     try:
-        cls = class_named(PathPredictor, method)
+        return class_named(PathPredictor, method)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--method") from None
-    if "hypermodel" not in cls.model_fields:
-        if hypermodel is not None:
-            raise typer.BadParameter(f"{method} has no hyper-model; leave it out", param_hint="--hypermodel")
-        return option_named(PathPredictor, method, options)
-    if hypermodel is None and issubclass(cls, Wnn):
+
+
+def takes_hypermodel(method: str) -> bool:
+    """Whether a hyper-model is among the method's options."""
+    return "hypermodel" in predictor_class(method).model_fields
+
+
+def chosen_predictor(method: str, hypermodel: str | None, options: Mapping[str, object]) -> PathPredictor:
+    """The predictor that the command line names; with its hyper-model, if it has one and its options name no other."""
+    cls = predictor_class(method)
+    if hypermodel is not None and not takes_hypermodel(method):
+        raise typer.BadParameter(f"{method} has no hyper-model; leave it out", param_hint="--hypermodel")
+    if issubclass(cls, Wnn) and hypermodel is None and "hypermodel" not in options:
         raise typer.BadParameter(
             f"{method} needs one of scale wnn, and none is shipped; know meta-train --data DIR --scale wnn --out makes one",
             param_hint="--hypermodel",
         )
-    predictor = option_named(PathPredictor, method, {**options, "hypermodel": hypermodel or "default"})
-    if isinstance(predictor, Wnn) and predictor.model.scale != "wnn":
-        raise ValueError(
-            f"--hypermodel {hypermodel}: of scale {predictor.model.scale}; {method} needs one of scale wnn"
-        )
+    given = hypermodel or ("default" if issubclass(cls, Known) else None)
+    predictor = option_named(PathPredictor, method, {**({"hypermodel": given} if given else {}), **options})
+    if isinstance(predictor, Known):
+        predictor.check()
     return predictor
 
 
@@ -338,7 +341,7 @@ def predict(
             for line in judged(trajectory, distances(trajectory, predictor, overrides)):
                 typer.echo(line, err=True)
         kinds = kinds_of(theta_0.tensors, overrides, pointwise_of(predictor))
-        model = (hypermodel or "default", predictor.model) if isinstance(predictor, Known) else None
+        model = (str(predictor.hypermodel), predictor.model) if isinstance(predictor, Known) else None
         call = recipe_of(context) | {"checkpoints": [str(path) for path in files]}
         told = provenance.provenance(files, call, kinds, model)
         cast = None if dtype == "keep" else getattr(torch, dtype)

@@ -11,7 +11,7 @@ from know import paths
 from know.cli.prediction import chosen_predictor, options_in
 from know.params import load
 from know.prediction.choices import OWN as OWN_CLASS
-from know.prediction.predictors import PREDICTORS
+from know.prediction.predictors import PREDICTORS, Known
 
 
 def bench(
@@ -37,6 +37,8 @@ def bench(
     predictor = None if method is None else chosen_predictor(method, hypermodel, options_in(option or []))
     if predictor is not None and predictor.missing:
         raise ValueError(predictor.missing)
+    if isinstance(predictor, Known):
+        predictor.check(own.bench.history_length)
     import pandas as pd
 
     from know.bench.scoring import score

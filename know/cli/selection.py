@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from know.cli.prediction import Variadic, chosen_control, chosen_predictor, options_in, ordered, targets_of
+from know.cli.prediction import (
+    Variadic,
+    chosen_control,
+    chosen_predictor,
+    options_in,
+    ordered,
+    takes_hypermodel,
+    targets_of,
+)
 from know.options import imported, made_by, reason
 from know.prediction.predictors import Known
 
@@ -64,7 +72,9 @@ def select(
         list[str] | None,
         typer.Option(help="NAME or NAME,OPTION=VALUE: known, task_vector,scale=0.5. By default, known."),
     ] = None,
-    hypermodel: Annotated[str | None, typer.Option(help="Of known: a shipped one's name, or a folder.")] = None,
+    hypermodel: Annotated[
+        str | None, typer.Option(help="Of the methods that have one: a shipped one's name, or a folder.")
+    ] = None,
     steps: Annotated[list[int] | None, typer.Option(min=1, help="Steps past Θ_0: 1 2 3.")] = None,
     scale: Annotated[list[float] | None, typer.Option(help="C in Θ_0 + C·(Θ̂ - Θ_0): 0.5 1.")] = None,
     control: Annotated[list[str] | None, typer.Option(help="As --method: shrink,shrink=0.8.")] = None,
@@ -90,12 +100,14 @@ def select(
 
     function = scorer(score, model)
     texts = method or ["known"]
-    predictors = {}
-    for text in texts:
-        name, options = named(text, "--method")
-        predictors[text] = chosen_predictor(name, hypermodel if name in ("known", "wnn") else None, options)
-    if hypermodel is not None and not any(isinstance(one, Known) for one in predictors.values()):
+    methods = {text: named(text, "--method") for text in texts}
+    having = [name for name, _ in methods.values() if takes_hypermodel(name)]
+    if hypermodel is not None and not having:
         raise typer.BadParameter("none of the methods has one", param_hint="--hypermodel")
+    predictors = {
+        text: chosen_predictor(name, hypermodel if name in having else None, options)
+        for text, (name, options) in methods.items()
+    }
     controls = {text: chosen_control(*named(text, "--control")) for text in control or ()}
     asked, factors = sorted(set(steps or [1])), list(dict.fromkeys(scale or [1.0]))
     choice = Choice(key, strip_prefix)

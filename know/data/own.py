@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -77,32 +77,73 @@ def labels_of(dataset: Samples, source: str) -> Tensor:
         return torch.tensor(dataset.targets)
     labels = []
     try:
-        for index in track(range(len(dataset)), desc="labels"):  # type: ignore[arg-type]  # an error if it has no length
+        for index in track(range(_size(dataset, source)), desc="labels"):
             inputs, label = dataset[index]
             if not isinstance(inputs, Tensor) or operator.index(label) < 0:
                 raise TypeError(f"sample {index} is ({type(inputs).__name__}, {label!r})")
             labels.append(operator.index(label))
     except Exception as error:
         raise ValueError(f"{source}: each sample must be (input tensor, class index): {reason(error)}") from error
-    if not labels:
-        raise ValueError(f"{source}: no samples")
     return torch.tensor(labels)
+
+
+def strata_of(dataset: Samples, source: str) -> Tensor:
+    """The ``labels_of`` a data set of any samples, or zeros where the first has none: nothing is balanced then.
+
+    Raises:
+        ValueError: the data set, which ``source`` names, is empty or fails.
+    """
+    size = _size(dataset, source)
+    try:
+        inputs, label = dataset[0]
+        labelled = isinstance(inputs, Tensor) and operator.index(label) >= 0
+    except (TypeError, ValueError):  # no pair, or its second is no index
+        labelled = False
+    except Exception as error:
+        raise ValueError(f"{source}: sample 0 cannot be had: {reason(error)}") from error
+    return labels_of(dataset, source) if labelled else torch.zeros(size, dtype=torch.int64)
+
+
+def _size(dataset: Samples, source: str) -> int:
+    if not isinstance(dataset, Sized):
+        raise ValueError(f"{source}: a {type(dataset).__name__}, which has no length; allowed: a data set that has one")
+    if not len(dataset):
+        raise ValueError(f"{source}: no samples")
+    return len(dataset)
 
 
 @dataclass(frozen=True)
 class DatasetPart:
-    """Some samples of a data set, as ``know.data.images.Samples`` for the training loop. ``index``: int64 (n,)."""
+    """Some samples of a data set, as ``know.data.images.Samples`` for the training loop.
+
+    ``index``: int64 (n,). ``shown``: what a pass over them is called where progress is shown, if it is.
+    """
 
     dataset: Samples
     index: Tensor
     device: torch.device
     workers: int = 0
+    shown: str = ""
 
     def __len__(self) -> int:
         return len(self.index)
 
     def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """As the data set collates them: (inputs, labels), unless its samples are something else."""
         groups = [self.index[part].tolist() for part in equal_batches(len(self), batch_size, generator)]
         loader = DataLoader(self.dataset, batch_sampler=groups, num_workers=self.workers, generator=generator)
-        for inputs, labels in loader:
-            yield inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        for batch in track(loader, desc=self.shown) if self.shown else loader:
+            yield moved(batch, self.device)
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch on the device, whatever its tensors are in."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return type(batch)({key: moved(value, device) for key, value in batch.items()})
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(moved(value, device) for value in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(moved(value, device) for value in batch)
+    return batch

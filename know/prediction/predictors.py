@@ -229,6 +229,9 @@ class Known(PathPredictor):
     """The paper's method: a meta-trained KNOWN for each kind, from ``hypermodel``: a shipped one's name, a folder, or
     "released", the authors' (``know.prediction.released``). None is the pipeline's own, or its ``variant`` "path" or "wnn", trained on paths in a frame of their own (``Scale``)."""
 
+    reads: ClassVar[tuple[str, ...]] = ("none", "path")
+    """The scales of the hyper-models that it takes by name."""
+
     method: Literal["known"] = "known"
     hypermodel: str | None = None
     variant: Literal["path", "wnn"] | None = None
@@ -258,6 +261,23 @@ class Known(PathPredictor):
             return released()
         return load_hypermodel(self.hypermodel or paths.HYPERMODEL / (self.variant or ""))
 
+    def check(self, history_length: int | None = None) -> None:
+        """Load the hyper-model, and hold it to what the method reads, and to a history length.
+
+        Raises:
+            ValueError: one line: there is none, or it is another one, and what would do.
+        """
+        scale, reads = self.model.scale, self.model.history_length
+        if scale not in self.reads:
+            raise ValueError(
+                f"hypermodel {self.hypermodel}: of scale {scale}; {self.method} needs one of scale {' or '.join(self.reads)}"
+            )
+        if history_length not in (None, reads):
+            raise ValueError(
+                f"hypermodel {self.hypermodel}: reads {reads} weights, but history_length is {history_length}; allowed:"
+                f" history_length = {reads}, or a hyper-model of {history_length}"
+            )
+
     @property
     def pointwise(self) -> Pointwise:
         """What 1×1 convolutions are to the hyper-model."""
@@ -269,6 +289,8 @@ class Known(PathPredictor):
 
 class Wnn(Known):
     """WNN: KNOWN's network on paths scaled to their range (a hyper-model of ``scale`` "wnn"), meta-trained on the same data."""
+
+    reads: ClassVar[tuple[str, ...]] = ("wnn",)
 
     method: Literal["wnn"] = "wnn"  # type: ignore[assignment]
     variant: Literal["path", "wnn"] | None = "wnn"

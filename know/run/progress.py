@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -26,12 +26,25 @@ MINUTE = 60.0
 
 
 def track(iterable: Iterable[T], total: int | None = None, desc: str = "") -> Iterator[T]:
-    """Iterate and show how far: on the terminal, below the cell of a notebook run by hand, or through ``Watch``."""
+    """Iterate and show how far: on the terminal, below the cell of a notebook run by hand, by the minute elsewhere, or through
+    ``Watch``."""
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
     if (notes := os.environ.get(NOTES)) is not None:
         yield from _noted(iterable, total, desc, Path(notes)) if notes else iterable
-        return
-    shown = sys.stderr.isatty() or _in_a_notebook()
-    yield from tqdm(iterable, desc=desc, total=total, disable=not shown, dynamic_ncols=True)
+    elif sys.stderr.isatty() or _in_a_notebook():
+        yield from tqdm(iterable, desc=desc, total=total, dynamic_ncols=True)
+    else:
+        yield from _told(iterable, total, desc)
+
+
+def _told(iterable: Iterable[T], total: int | None, desc: str) -> Iterator[T]:
+    started = told = time.monotonic()
+    for done, item in enumerate(iterable):
+        if (now := time.monotonic()) - told >= MINUTE:
+            told = now
+            print(line_of("know", desc, done, total, now - started), file=sys.stderr, flush=True)
+        yield item
 
 
 def _in_a_notebook() -> bool:

@@ -36,9 +36,9 @@ def run_stage(name: str, root: Path = paths.ROOT) -> None:
         raise params.ParamError(f"stage: got {name!r}; allowed: {', '.join(stages)}")
     stage = stages[name]
     given = params.load()
-    from know.stages.checks import check_sizes  # torch is loaded only once the parameters are right
+    from know.stages.checks import check  # torch is loaded only once the parameters are right
 
-    check_sizes(given)
+    check(given)
     sections = params.sections(given, stage["params"])
     if name in TRAINING:
         _print(_estimate().announced(given, name))
@@ -80,6 +80,7 @@ def main() -> int:
         print(message if sys.stderr.isatty() else ANSI.sub("", message), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("interrupted: the same command goes on with the runs that are missing", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -1,12 +1,25 @@
-"""What can be known to be wrong before anything runs, but only with the images at hand."""
+"""What can be known to be wrong before anything runs, but only with the images and the hyper-models at hand."""
 
 from __future__ import annotations
 
 import torch
 
 from know.data.splits import downstream_parts, downstream_task, draw_split, source_task
+from know.options import ParamError
 from know.params import Params
+from know.prediction.options import Predict
+from know.prediction.predictors import Known
 from know.training.fine_tuning import labelled
+
+
+def check(params: Params) -> None:
+    """What every stage will ask of the data sets and of the hyper-models that are named.
+
+    Raises:
+        ParamError: one line that names the key, also of a later stage.
+    """
+    check_sizes(params)
+    check_hypermodels(params.predict, params.history_length, "predict")
 
 
 def check_sizes(params: Params) -> None:
@@ -19,3 +32,19 @@ def check_sizes(params: Params) -> None:
     draw_split(source_task(params.downsize).pool(cpu).labels, params.downsize, seed=0)
     pool, _ = downstream_parts(downstream_task(params.downsize), evaluate.validation_images, cpu)
     labelled(pool, evaluate.labels, seed=0)
+
+
+def check_hypermodels(predict: Predict, history_length: int, section: str) -> None:
+    """Whether the hyper-models that the methods name are there, of a scale that the method reads, and of this history
+    length. The authors' may be missing, and is left out then.
+
+    Raises:
+        ParamError: one is not; names the ``section``'s key and the method.
+    """
+    for start, candidates in predict.runnable.items():
+        for one in candidates:
+            if isinstance(one, Known) and one.hypermodel:
+                try:
+                    one.check(history_length)
+                except ValueError as error:
+                    raise ParamError(f"{section}.methods: {start}: {error}") from None

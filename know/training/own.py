@@ -1,41 +1,55 @@
 """Forgetting of a user's own model: any module, its checkpoint Θ_0, and an image folder or any data set.
 
 Writes the trajectory that ``know predict`` reads, one checkpoint at a time, so that a killed run continues after its
-last finished subset. Subsets, training loop and forgetting are the experiment's. What cannot be used is a ``ValueError`` of
-one line.
+last finished subset. Subsets are the experiment's, and so is, to the bit, what training does, unless the user brings a loss
+or an optimiser. What cannot be used is a ``ValueError`` of one line.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from scipy import stats
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from know.data.own import DatasetPart, Normalisation, Samples, content_of, image_folder, labels_of
+from know.data.images import equal_batches
+from know.data.own import DatasetPart, Normalisation, Samples, content_of, image_folder, labels_of, strata_of
 from know.data.subsets import nested_subsets, stratified_order
-from know.options import Count, LearningRate, Rate, Section, made_by, reason
+from know.options import Count, LearningRate, Rate, Section, imported, made_by, reason
 from know.paths import atomic, claimed, sweep
-from know.tasks.classification import outcomes
-from know.training.forgetting import forget_further, state_of
-from know.training.loop import Recipe
+from know.run.progress import track
+from know.seeds import derive
+from know.tasks.classification import loss_of, outcomes
+from know.training.forgetting import state_of
 from know.training.options import Mode
 from know.weights.files import Checkpoint, Choice, load_state, save_state
 from know.weights.kinds import State, kinds_of
 from know.weights.marks import Mark, digest_of, mark_in
 from know.weights.modules import load_weights
 
+Loss = Callable[[nn.Module, Any], Tensor]
+"""The mean loss of a batch, a scalar; the batch is what the data set's samples are collated to, on the model's device."""
+Optimisers = Callable[[nn.Module, int], tuple[Optimizer, LRScheduler | None]]
+"""Of the model, and of how many steps it will be trained: an optimiser, and its schedule, which makes a step at each of its."""
+
 
 class Settings(Section):
-    """How to forget: S = ``length`` checkpoints at sampling rate r = ``rate``, ``epochs`` of Adam on each subset.
+    """How to forget: S = ``length`` checkpoints at sampling rate r = ``rate``, ``epochs`` on each subset.
+
+    ``lr``: Adam's, at a constant rate, where the user brings no optimiser.
 
     ``mode``: "sequential", the paper's: Θ_k from Θ_{k-1}; "restart": every Θ_k from the weights that the factory returns.
     """
@@ -58,35 +72,99 @@ def model_from(factory: str, seed: int) -> nn.Module:
     return net
 
 
+def loss_named(name: str) -> Loss:
+    """The user's loss, ``package.module:function``."""
+    function = _function(name, "--loss")
+
+    def loss(net: nn.Module, batch: object) -> Tensor:
+        try:
+            value = function(net, batch)
+        except Exception as error:
+            raise ValueError(f"--loss {name}: the call failed: {reason(error)}") from error
+        if not isinstance(value, Tensor) or value.ndim:
+            found = f"one of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ValueError(f"--loss {name}: must return the batch's mean, a tensor without dimensions, got {found}")
+        return value
+
+    return loss
+
+
+def optimisers_named(name: str) -> Optimisers:
+    """The user's optimisers, ``package.module:function``, with or without a schedule."""
+    function = _function(name, "--optimizer")
+
+    def optimiser(net: nn.Module, steps: int) -> tuple[Optimizer, LRScheduler | None]:
+        try:
+            made = function(net, steps)
+        except Exception as error:
+            raise ValueError(f"--optimizer {name}: the call failed: {reason(error)}") from error
+        found = made if isinstance(made, tuple) else (made, None)
+        if len(found) != 2 or not isinstance(found[0], Optimizer) or not isinstance(found[1], LRScheduler | None):
+            raise ValueError(
+                f"--optimizer {name}: must return an optimiser, or one and its schedule, got a {type(made).__name__}"
+            )
+        return found
+
+    return optimiser
+
+
+def _function(name: str, option: str) -> Callable[..., object]:
+    function = imported(name, option)
+    if not callable(function):
+        raise ValueError(f"{option} {name}: a {type(function).__name__}, not a function")
+    return function
+
+
 @dataclass(frozen=True)
 class Measured:
-    """Θ_k on the images of D_0, in an order of which D_k is the first ``kept``: ``right``, bool (N,), on the CPU."""
+    """Θ_k on D_0, in an order of which D_k is the first ``kept`` samples.
+
+    ``values``, float64 (units,), on the CPU: 1 or 0 for each image, as it is right or wrong; with the ``sizes`` (units,) of
+    batches, none of which crosses the border of a subset, the loss of each.
+    """
 
     k: int
     kept: int
-    right: Tensor
+    values: Tensor
+    sizes: Tensor | None = None
 
     def __str__(self) -> str:
-        total = len(self.right)
-        text = f"Θ_{self.k}  {self.kept} of {total} images, accuracy {_percent(self.right[: self.kept])} on them"
-        return text + (f", {_percent(self.right[self.kept :])} on those dropped" if self.kept < total else "")
+        what, of = ("images", "accuracy") if self.sizes is None else ("samples", "loss")
+        total = int(self._sizes.sum())
+        text = f"Θ_{self.k}  {self.kept} of {total} {what}, {of} {self.mean(0, self.kept)} on them"
+        return text + (f", {self.mean(self.kept, total)} on those dropped" if self.kept < total else "")
 
+    @property
+    def _sizes(self) -> Tensor:
+        return torch.ones(len(self.values), dtype=torch.int64) if self.sizes is None else self.sizes
 
-def _percent(right: Tensor) -> str:
-    return f"{100 * right.double().mean().item():.1f} %"
+    def among(self, first: int, last: int) -> Tensor:
+        """Which units lie in the samples ``first`` … ``last`` - 1: bool (units,)."""
+        ends = self._sizes.cumsum(0)
+        return (ends > first) & (ends <= last)
+
+    def mean(self, first: int, last: int) -> str:
+        """Over these samples, in words."""
+        inside = self.among(first, last)
+        mean = ((self.values * self._sizes)[inside].sum() / self._sizes[inside].sum()).item()
+        return f"{100 * mean:.1f} %" if self.sizes is None else f"{mean:.4g}"
 
 
 def verdict(theta_0: Measured, last: Measured) -> tuple[bool, str]:
-    """Whether the most forgotten weights are worse than Θ_0 on the images that they no longer saw, and that in words.
+    """Whether the most forgotten weights are worse than Θ_0 on the samples that they no longer saw, and that in words.
 
-    The mean difference, image by image, must exceed its 95 % interval. Without forgetting, the trajectory is no path of
-    growing data, and extrapolating it cannot be expected to help.
+    The mean difference, image by image, or batch by batch of a loss, must exceed its 95 % interval. Without forgetting, the
+    trajectory is no path of growing data, and extrapolating it cannot be expected to help.
     """
-    before, after = (measured.right[last.kept :].double() for measured in (theta_0, last))
-    drop, count = before - after, len(before)
-    half = stats.t.ppf(0.975, count - 1) * drop.std().item() / count**0.5
-    text = f"on the {count} images dropped, accuracy goes from {_percent(before)} to {_percent(after)}"
-    if drop.mean().item() > half:
+    total = int(last._sizes.sum())
+    dropped = last.among(last.kept, total)
+    worse = (last.values - theta_0.values)[dropped] * (-1 if last.sizes is None else 1)
+    count = len(worse)  # of a single one there is no interval
+    half = stats.t.ppf(0.975, count - 1) * worse.std().item() / count**0.5 if count > 1 else math.inf
+    what, of = ("images", "accuracy") if last.sizes is None else ("samples", "the loss")
+    before, after = (measured.mean(last.kept, total) for measured in (theta_0, last))
+    text = f"on the {total - last.kept} {what} dropped, {of} goes from {before} to {after}"
+    if worse.mean().item() > half:
         return True, f"Forgetting observed: {text}."
     return False, (
         f"WARNING: no clear forgetting: {text}. Had Θ_0 converged? Weights that are still learning improve on less data."
@@ -99,7 +177,9 @@ class Run:
 
     Args:
         net: as its factory returned it; ``theta_0``, which is from ``source``, is loaded into it.
-        labels: of ``dataset``, int64 (N,).
+        labels: of ``dataset``, int64 (N,); with a loss, whatever is to be balanced in the subsets.
+        loss: if not a classifier's cross-entropy; then it is measured too, in place of accuracy.
+        optimisers: if not Adam at ``settings.lr``, anew for each subset.
         identity: what else tells this run from another (the factory's name, the data's).
 
     Raises:
@@ -119,12 +199,16 @@ class Run:
         workers: int = 0,
         source: str = "Θ_0",
         identity: Mapping[str, object] | None = None,
+        loss: Loss | None = None,
+        optimisers: Optimisers | None = None,
     ) -> None:
-        self.settings, self.out = settings, out
+        self.settings, self.out, self.loss, self.optimisers = settings, out, loss, optimisers
         _check_classes(labels, getattr(dataset, "classes", None), settings)
         order = stratified_order(labels, settings.seed)
         subsets = nested_subsets(order, settings.rate, settings.length)
         self.parts = [DatasetPart(dataset, subset, device, workers) for subset in subsets]
+        borders = [0, *(len(subset) for subset in reversed(subsets))]
+        self.shells = [DatasetPart(dataset, order[a:b], device, workers) for a, b in itertools.pairwise(borders)]
         self.net = net.to(device)
         self.initial = state_of(net)
         load_weights(net, theta_0, source)
@@ -151,13 +235,47 @@ class Run:
         for k in range(done + 1):
             load_weights(self.net, self._written(k), str(self.path(k)))
             yield self._measure(k)
-        recipe = Recipe(settings.epochs, settings.batch_size, settings.lr)
-        further = forget_further(
-            self.net, self.parts[1:], recipe, settings.seed, settings.mode, self.initial, done=done
-        )
-        for k, theta in enumerate(further, start=done + 1):
-            self._save(theta, k)
+        for k in range(done + 1, settings.length):
+            if settings.mode == "restart":
+                self.net.load_state_dict(self.initial)
+            self._train(k)
+            self._save(state_of(self.net), k)
             yield self._measure(k)
+
+    def _train(self, k: int) -> None:
+        """Fine-tune the net on D_k."""
+        settings, part, seed = self.settings, self.parts[k], derive("forget", self.settings.seed, k)
+        steps = settings.epochs * math.ceil(len(part) / settings.batch_size)
+        generator = torch.Generator().manual_seed(seed)
+        passes = (part.batches(settings.batch_size, generator) for _ in range(settings.epochs))
+        if all(parameter.ndim < 5 for parameter in self.net.parameters()):  # 3-d convolutions have another layout
+            self.net.to(memory_format=torch.channels_last)
+        with self._seeded(seed):
+            optimiser, schedule = self._optimiser(steps)
+            self.net.train()
+            for batch in track(itertools.chain.from_iterable(passes), steps, f"Θ_{k} of Θ_{settings.length - 1}"):
+                self._loss(batch).backward()
+                optimiser.step()
+                if schedule is not None:
+                    schedule.step()
+                optimiser.zero_grad()
+
+    def _optimiser(self, steps: int) -> tuple[Optimizer, LRScheduler | None]:
+        if self.optimisers is not None:
+            return self.optimisers(self.net, steps)
+        trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trained, self.settings.lr, fused=True), None
+
+    def _loss(self, batch: Any) -> Tensor:
+        return loss_of(self.net, *batch) if self.loss is None else self.loss(self.net, batch)
+
+    @contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
+        """What is random but not drawn from a generator, as dropout, under a seed; the caller's is as before after it."""
+        device = self.parts[0].device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(derive("dropout", seed))
+            yield
 
     def predict_command(self) -> str:
         """The ``know predict`` to run next, oldest checkpoint first; the module tells which of its floating-point
@@ -169,8 +287,16 @@ class Run:
         return shlex.join(["know", "predict", *checkpoints, "--out", str(self.out / "enhanced.safetensors"), *options])
 
     def _measure(self, k: int) -> Measured:
-        _, right = outcomes(self.net, self.parts[0], self.settings.batch_size)
-        return Measured(k, len(self.parts[k]), right.cpu())
+        size, text = self.settings.batch_size, f"measuring Θ_{k}"
+        if self.loss is None:
+            _, right = outcomes(self.net, replace(self.parts[0], shown=text), size)
+            return Measured(k, len(self.parts[k]), right.double().cpu())
+        self.net.eval()
+        sizes = [len(batch) for shell in self.shells for batch in equal_batches(len(shell), size, None)]
+        batches = itertools.chain.from_iterable(shell.batches(size) for shell in self.shells)
+        with self._seeded(self.settings.seed), torch.no_grad():  # what the loss draws is the same for every Θ_k
+            losses = [self._loss(batch).item() for batch in track(batches, len(sizes), text)]
+        return Measured(k, len(self.parts[k]), torch.tensor(losses, dtype=torch.float64), torch.tensor(sizes))
 
     def _claim(self) -> None:
         """The folder is this run's from now on, if it was no other's."""
@@ -181,8 +307,9 @@ class Run:
                 there = dict(json.loads(record.read_text()))
             except (ValueError, TypeError):
                 raise ValueError(f"{record}: not the record of a run; choose another --out or remove it") from None
-            if other := [key for key, value in self.identity.items() if there.get(key) != value]:
-                change = f"{other[0]} was {there.get(other[0])!r}, now {self.identity[other[0]]!r}"
+            now = self.identity
+            if other := [key for key in {**now, **there} if there.get(key) != now.get(key)]:
+                change = f"{other[0]} was {there.get(other[0])!r}, now {now.get(other[0])!r}"
                 raise ValueError(f"{record}: the folder holds another run: {change}; choose another --out or remove it")
         elif taken := [path for path in map(self.path, range(self.settings.length)) if path.exists()]:
             raise ValueError(f"{taken[0]}: exists, and is not of such a run; choose another --out")
@@ -211,7 +338,15 @@ class Run:
 
     def _check_forward(self, largest: int) -> None:
         """A batch through the model in training mode, before hours are spent; its BatchNorm is put back after."""
-        inputs, _ = next(self.parts[0].batches(self.settings.batch_size))
+        batch = next(self.parts[0].batches(self.settings.batch_size))
+        self._optimiser(1)
+        if self.loss is None:
+            self._check_logits(batch[0], largest)
+        elif not self.loss(self.net.train(), batch).requires_grad:
+            raise ValueError("the loss does not depend on any parameter that is trained: is it computed under no_grad?")
+        load_weights(self.net, self.theta_0, "Θ_0")
+
+    def _check_logits(self, inputs: Tensor, largest: int) -> None:
         try:
             with torch.no_grad():
                 logits = self.net.train()(inputs)
@@ -222,7 +357,6 @@ class Run:
             raise ValueError(f"the model must return logits (N, classes) in training mode too, got {shape}")
         if logits.shape[1] <= largest:
             raise ValueError(f"the model has {logits.shape[1]} outputs, and the data class index {largest}")
-        load_weights(self.net, self.theta_0, "Θ_0")
 
 
 def _check_classes(labels: Tensor, names: Sequence[str] | None, settings: Settings) -> None:
@@ -252,6 +386,8 @@ def forget_own(
     device: torch.device,
     workers: int = 0,
     key: str | None = None,
+    loss: str | None = None,
+    optimizer: str | None = None,
     say: Callable[[str], None] = print,
     warn: Callable[[str], None] = print,
 ) -> str:
@@ -262,6 +398,7 @@ def forget_own(
         key: of the state dict in ``checkpoint``, if that is a training state with several.
         data: an image folder, the side of its images and their normalisation; or ``package.module:function`` that returns
             a data set.
+        loss, optimizer: ``package.module:function``, as ``Loss`` and ``Optimisers``.
 
     Returns:
         The ``know predict`` command to run next.
@@ -273,8 +410,14 @@ def forget_own(
         source, samples = f"--images {data[0]}", image_folder(*data)
         how = {"image_size": str(data[1]), "normalisation": data[2], "images": content_of(samples)}
     where = {"data": source} if isinstance(data, str) else {}  # images are known by what they are, not by where
-    labels, identity = labels_of(samples, source), {"model": model} | where | how
-    run = Run(net, theta_0, samples, labels, out, settings, device, workers, str(checkpoint), identity)
+    own = {name: given for name, given in (("loss", loss), ("optimizer", optimizer)) if given is not None}
+    labels = labels_of(samples, source) if loss is None else strata_of(samples, source)
+    run = Run(
+        net, theta_0, samples, labels, out, settings, device, workers, str(checkpoint),
+        {"model": model} | where | how | own,
+        None if loss is None else loss_named(loss),
+        None if optimizer is None else optimisers_named(optimizer),
+    )  # fmt: skip
     results = []
     for result in run.measured():
         say(str(result))
