@@ -162,8 +162,8 @@ def test_without_headroom_nothing_is_judged():
 def test_the_page_says_what_held_and_what_did_not():
     rows = [("t", "net", i, halves, 0.01 * i + halves / 100, 1.0, 0.1) for i in range(6) for halves in (2, 16)]
     directions = pd.DataFrame(rows, columns=[*TRAJECTORY, "halves", "cosine", "norm_ratio", "agreement"])
-    text = judging.page(scores(), directions, load_plan(), load().report)
-    assert "rises from B = 2 to 16: by +0.140" in text
+    assert "rises from B = 2 to 16: by +0.140" in judging.directions_page(directions, load().report)
+    text = judging.page(scores(), load_plan(), load().report)
     assert "Layer-wise λ, β better than naïve transfer, rate tuned (o) holds: +5" in text
     assert "Outputs extrapolated, distilled (o) better than naïve transfer, rate tuned (o) does not hold: -5" in text
 

@@ -2,7 +2,8 @@
 
 Reads ``data/bench`` and ``reports/bench/trajectories.csv``, and writes into ``reports/bench`` ``beyond.csv`` (a row a trajectory and
 start that is judged), ``beyond_summary.csv`` (a row a start), ``beyond_directions.csv`` (a row a trajectory and number of halves),
-``beyond_cosine.png`` and ``.pdf``, and ``beyond.md``, which docs/beyond.md shows. Every run is found again in the store.
+``beyond_cosine.png`` and ``.pdf``, and the pages ``beyond_directions.md`` and ``beyond.md``, for docs/beyond.md. Every run is found
+again in the store.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from know import paths
-from know.bench.judging import COMMITTED, page, summary
+from know.bench.judging import COMMITTED, directions_page, page, summary
 from know.bench.layerwise import Coefficients, design, fitted
 from know.bench.plan import Beyond, load_plan
 from know.bench.scoring import TRAJECTORY, Scored
@@ -28,6 +29,7 @@ from know.figures.bench import cosine_by_halves
 from know.figures.style import save, use_style
 from know.options import ParamError
 from know.params import Params, load
+from know.report.writing import write_text
 from know.run.executor import map_all, run_all
 from know.run.store import FileInput
 from know.seeds import derive
@@ -193,7 +195,8 @@ class Trial:
 
         def learned(task: str) -> Coefficients:
             meta = [(at, loss, name) for (of, name, at), loss in zip(tried, losses, strict=True) if of != task]
-            return fitted(*zip(*meta, strict=True), shrink=own.shrink, step=own.step)
+            points, values, names = zip(*meta, strict=True)
+            return fitted(points, values, names, own.shrink, own.step)
 
         best = {task: learned(task) for task in self.params.bench.tasks}
         found = []
@@ -288,6 +291,7 @@ def run(params: Params, plan: Beyond) -> None:
         pairs = trial.pairs()
         directions = trial.directions(pairs)
         write_csv(directions, "beyond_directions.csv", folder)
+        write_text(directions_page(directions, params.report), folder / "beyond_directions.md")
         use_style()
         save(cosine_by_halves(directions, params.report.confidence), folder, "beyond_cosine")
         candidates = trial.starts([*trial.jackknifed(pairs), *trial.distilled(pairs), *trial.references()])
@@ -295,8 +299,7 @@ def run(params: Params, plan: Beyond) -> None:
     scores = pd.concat([scores, judged], ignore_index=True)
     write_csv(scores, "beyond.csv", folder)
     write_csv(summary(scores, params.report), "beyond_summary.csv", folder)
-    with paths.atomic(folder / "beyond.md") as text:
-        text.write_text(page(scores, directions, plan, params.report))
+    write_text(page(scores, plan, params.report), folder / "beyond.md")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from know.analysis.comparisons import Comparison, compare
@@ -101,13 +103,20 @@ def rise(directions: pd.DataFrame, report: Report) -> Estimate:
 # --- as text ------------------------------------------------------------------------------------------------------
 
 
-def page(scores: pd.DataFrame, directions: pd.DataFrame, plan: Beyond, report: Report) -> str:
-    """What held and what did not, and the tables, as Markdown."""
+def page(scores: pd.DataFrame, plan: Beyond, report: Report) -> str:
+    """Which predictors won and which did not, and the tables, as Markdown."""
     found, judged = summary(scores, report), contrasts(scores, plan, report)
-    said = "".join(f"- {sentence}\n" for sentence in (*_directions(directions, report), *_verdicts(scores, judged)))
-    tables = (_starts(found), _contrasts(judged), _halves(directions, report))
-    texts = [table.to_markdown(index=False, disable_numparse=True) + "\n" for table in tables]
-    return "\n".join([said, *texts])
+    return _page(_verdicts(scores, judged), _starts(found), _contrasts(judged))
+
+
+def directions_page(directions: pd.DataFrame, report: Report) -> str:
+    """Whether the jackknife's step comes nearer to the real one with more halves, as Markdown."""
+    return _page(_directions(directions, report), _halves(directions, report))
+
+
+def _page(said: Sequence[str], *tables: pd.DataFrame) -> str:
+    texts = (table.to_markdown(index=False, disable_numparse=True) + "\n" for table in tables)
+    return "\n".join(["".join(f"- {sentence}\n" for sentence in said), *texts])
 
 
 def _directions(directions: pd.DataFrame, report: Report) -> list[str]:
