@@ -1,10 +1,10 @@
-"""Put the committed report's numbers into README.md and docs/bench.md, between their `<!-- FILE -->` and `<!-- end -->` marks."""
+"""Put the committed report's numbers into README.md, docs/bench.md and docs/beyond.md, between their `<!-- FILE -->` and `<!-- end -->` marks."""
 
 import re
 
 from know.paths import REPORTS, ROOT, atomic
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "bench.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "bench.md", ROOT / "docs" / "beyond.md")
 PART = re.compile(r"(<!-- (\S+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

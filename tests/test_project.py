@@ -109,10 +109,11 @@ def test_a_stage_depends_on_the_figures_that_it_draws(name):
     assert {path for path in STAGES[name]["deps"] if "/figures/" in path} == expected
 
 
-def test_the_bench_depends_on_the_rooms_that_it_uses():
-    stage = YAML(typ="safe").load((paths.ROOT / "bench" / "dvc.yaml").read_text())["stages"]["bench"]
-    used = graph().find_upstream_modules("know.bench.__main__") | {"know.bench.__main__"}
-    declared = {Path(path).stem for path in stage["deps"] if path.startswith("know/")}
+@pytest.mark.parametrize(("name", "module"), [("bench", "know.bench.__main__"), ("beyond", "know.bench.beyond")])
+def test_the_bench_depends_on_the_rooms_that_it_uses(name, module):
+    stage = YAML(typ="safe").load((paths.ROOT / "bench" / "dvc.yaml").read_text())["stages"][name]
+    used = graph().find_upstream_modules(module) | {module}
+    declared = {Path(path).parts[1].removesuffix(".py") for path in stage["deps"] if path.startswith("know/")}
     assert declared == {module.split(".")[1] for module in used - {"know"}}
 
 
@@ -257,7 +258,12 @@ def test_every_section_of_the_parameters_is_explained():
 
 
 @pytest.mark.parametrize(
-    ("page", "needs"), [("README.md", {"summary.md", "tables/main.md"}), ("docs/bench.md", {"bench/bench.md"})]
+    ("page", "needs"),
+    [
+        ("README.md", {"summary.md", "tables/main.md"}),
+        ("docs/bench.md", {"bench/bench.md"}),
+        ("docs/beyond.md", {"bench/beyond_directions.md"}),
+    ],
 )
 def test_pages_say_what_the_committed_report_says(page, needs):
     """If this fails after a new run: python scripts/update_readme.py."""
