@@ -238,7 +238,7 @@ def test_limitations_are_counted(full):
 def test_without_a_gain_the_summary_says_what_the_predictions_parts_are_worth(given):
     worse = of(given, {("naive", 0): 0.0, ("known", 2): -0.02, ("shrunk", 3): 0.03, ("direction_only", 1): -0.04})
     why = findings.summary(worse)[-1]
-    assert why.startswith("**Why.** There is no gain to explain: Θ₀ shrunk to KNOWN's norms ×8 +3.0 ")
+    assert why.startswith("**Why.** There is no gain to explain: Θ₀ shrunk to KNOWN's norms ×8 +3.1 ")
     assert "KNOWN's direction, Θ₀'s norms ×2 -3.9 " in why
 
 
