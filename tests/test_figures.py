@@ -275,7 +275,7 @@ def test_schematic_areas_are_powers_of_r():
 
 def test_forgetting_shows_each_part_of_the_path_the_real_next_point_and_what_it_costs_downstream():
     left, right = drawn("forgetting")[0].axes
-    table, cost = tables()["forgetting"], tables()["forgotten"]
+    table, cost = tables()["forgetting"], tables()["forgotten"].query("fraction == 1")
     for images in ("test", "kept", "dropped"):
         own = table[(table.images == images) & (table.k >= 0)].groupby("k").accuracy.mean()
         assert any(
@@ -288,7 +288,7 @@ def test_forgetting_shows_each_part_of_the_path_the_real_next_point_and_what_it_
         for line in right.lines
         if len(line.get_xdata()) == 5
     )
-    real = tables()["transfer"].groupby("method").accuracy.mean()
+    real = tables()["transfer"].query("fraction == 1").groupby("method").accuracy.mean()
     ((x, y, *_),) = [m for m in marks(right) if m[3] == "*"]
     assert (x, y) == (1, pytest.approx(100 * (real.more_data - real.naive)))
     assert "won back" not in right.get_title()

@@ -15,6 +15,7 @@ from matplotlib.patches import Circle, FancyArrowPatch
 
 from know.analysis.starts import virtual
 from know.analysis.statistics import mean_interval
+from know.analysis.units import with_all_labels
 from know.figures.registry import figure
 from know.figures.style import (
     BLACK,
@@ -100,7 +101,7 @@ def learning(results: Results) -> Figure:
 @figure(
     "forgetting",
     "Structured forgetting. Left: source accuracy along the path, with the real Θ₋₁ (star). Right: what forgetting costs "
-    "downstream, after fine-tuning from Θₖ instead of Θ₀: where a halving of the data costs nothing, nothing can be won back. "
+    "downstream, after fine-tuning from Θₖ instead of Θ₀ on all labels: where a halving of the data costs nothing, nothing can be won back. "
     "Means over source seeds with intervals.",
     needs=["forgetting"],
 )
@@ -132,10 +133,10 @@ def _source_accuracy(axes: Axes, results: Results) -> None:
 
 
 def _downstream_cost(axes: Axes, results: Results) -> None:
-    table, confidence = results["forgotten"], results.params.report.confidence
+    table, confidence = with_all_labels(results["forgotten"]), results.params.report.confidence
     cost = gains(table, table.k == 0, ["k"])
     if results.has("transfer"):
-        starts = results["transfer"].query("method != 'more_data' or steps == 1")
+        starts = with_all_labels(results["transfer"]).query("~crossed and (method != 'more_data' or steps == 1)")
         real = gains(starts, starts.method == "naive", ["method"]).query("method == 'more_data'")
         cost = pd.concat([cost, real.assign(k=-1)])
     cost = cost.assign(at=-cost.k)

@@ -90,8 +90,8 @@ def headroom(results: Results) -> Figure:
     report, size, rate = results.params.report, results.params.downsize.source_images, results.params.rate
     table = results["headroom"]
     units = gains(table, table.images == size, ["images", "labels"])
-    counts = [f"{count:g} labels" for count in sorted(units["labels"].unique())]
-    units["labels"] = units["labels"].map("{:g} labels".format)
+    counts = [f"{count:,} labels" for count in sorted(units["labels"].unique())]
+    units["labels"] = units["labels"].map("{:,} labels".format)
     real = units[units.images > 0]
     figure, axes = plt.subplots(figsize=(COLUMN, 2.5))
     sns.lineplot(
@@ -99,7 +99,7 @@ def headroom(results: Results) -> Figure:
         palette=PALETTE[1 : len(counts) + 1], markers=MARKERS[: len(counts)], errorbar=interval(report.confidence),
         err_kws={"alpha": 0.2, "lw": 0}, ax=axes,
     )  # fmt: skip
-    paper_band(axes, POINT - units.base.mean(), report.margin, vertical=False)
+    paper_band(axes, POINT - units.base[units["labels"] == counts[-1]].mean(), report.margin, vertical=False)
     zero_line(axes, vertical=False)
     for images, name in ((size, r"$|D_0|$"), (round(size / rate), r"$|D_{-1}|$")):
         axes.axvline(images, color=GREY, lw=0.9, ls="--", zorder=1)
@@ -121,7 +121,7 @@ def headroom(results: Results) -> Figure:
     axes.minorticks_off()
     axes.set(xlabel="source images $|D|$", ylabel="gain over $|D_0|$ (points)")
     axes.grid(axis="x", visible=False)
-    _legends_above(figure, [axes], 3)
+    _legends_above(figure, [axes], 2)
     return figure
 
 

@@ -53,6 +53,7 @@ def predictions(results: Results) -> Figure:
     for axes in panels:
         axes.set_xscale("symlog", linthresh=1)
         axes.margins(x=0.1)
+        axes.set_xticks([-100, -1, 1, 100] if max(map(abs, axes.get_xlim())) > 30 else [-10, -1, 1, 10])
         axes.set_xlabel("")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
     steps = [virtual(int(step), results.params.rate) for step in sorted(starts.steps.unique())]
