@@ -164,8 +164,10 @@ def test_the_page_says_what_held_and_what_did_not():
     directions = pd.DataFrame(rows, columns=[*TRAJECTORY, "halves", "cosine", "norm_ratio", "agreement"])
     assert "rises from B = 2 to 16: by +0.140" in judging.directions_page(directions, load().report)
     text = judging.page(scores(), load_plan(), load().report)
-    assert "Layer-wise λ, β better than naïve transfer, rate tuned (o) holds: +5" in text
-    assert "Outputs extrapolated, distilled (o) better than naïve transfer, rate tuned (o) does not hold: -5" in text
+    assert "Layer-wise λ, β better than naïve transfer (Θ₀), rate tuned (o) holds: +5" in text
+    assert (
+        "Outputs extrapolated, distilled (o) better than naïve transfer (Θ₀), rate tuned (o) does not hold: -5" in text
+    )
 
 
 # --- the plan -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,9 @@ def test_a_sweep_runs_in_the_queue_and_goes_on_where_it_was(root, tmp_path):
     before = file.read_bytes()
     more = [*first, cells["architecture mnist"]]
     sweep.call(root, "dvc", "queue", "remove", "--failed")
+    until = time.monotonic() + 60
+    while any(not one["metrics"] for one in sweep.experiments(root, commit)[1]) and time.monotonic() < until:
+        time.sleep(0.5)  # DVC may list what it has just removed for a moment
     sweep.queue(root, more, commit)
     queued = [one["params"]["rate"] for one in sweep.experiments(root, commit)[1] if one["state"] == "queued"]
     assert sorted(queued) == [0.25, 0.9], "only what failed and what is new"
