@@ -70,17 +70,23 @@ class Start:
         return cls(str(row["method"]), int(str(row["steps"])), row.get("role", "method"), rule)  # type: ignore[arg-type]
 
     @property
+    def _untuned(self) -> str:
+        return self.name.removesuffix(TUNED)
+
+    @property
+    def _named(self) -> Name:
+        return NAMES.get(self._untuned) or Name(self._untuned.replace("_", " "))
+
+    @property
     def label(self) -> str:
         """ "KNOWN"; "KNOWN, rate tuned"."""
-        of = self.name.removesuffix(TUNED)
-        called = NAMES[of].label if of in NAMES else of.replace("_", " ")
-        return called if of == self.name else f"{called}, rate tuned"
+        called = self._named.label
+        return f"{called}, rate tuned" if self.name.endswith(TUNED) else called
 
     @property
     def once(self) -> bool:
         """Whether it stands for no amount of virtual data."""
-        of = self.name.removesuffix(TUNED)
-        return self.step == 0 or (of in NAMES and NAMES[of].once)
+        return self.step == 0 or self._named.once
 
     def data(self, rate: float) -> str:
         """ "×4" for two steps at r = 0.5: how much data it stands for; "" if for none."""
@@ -95,9 +101,9 @@ class Start:
         return self._place() < other._place()
 
     def _place(self) -> tuple[bool, int, str, str, int]:
-        order, of = list(NAMES), self.name.removesuffix(TUNED)
-        place = order.index(of) if of in order else len(order)
-        return of != self.name, place, self.name, self.rule, self.step
+        order = list(NAMES)
+        place = order.index(self._untuned) if self._untuned in order else len(order)
+        return self.name.endswith(TUNED), place, self.name, self.rule, self.step
 
 
 SCRATCH, NAIVE = Start("scratch", 0, "reference"), Start("naive", 0, "reference")

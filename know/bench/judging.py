@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from know.analysis.comparisons import Comparison, compare
@@ -12,12 +10,13 @@ from know.analysis.statistics import Estimate, mean_interval, p_different
 from know.analysis.text import grid, number, p_text, p_words, percent, points
 from know.bench.plan import BEST, Beyond
 from know.bench.scoring import TRAJECTORY
+from know.bench.table import REAL, columns, estimate_in, markdown
 from know.params import Report
 
 COMMITTED = ("naive", "more_data")
 REFERENCES = ("shrink", "naive_tuned", "average")
 OWN = {
-    "more_data": "really more data (Θ₋₁)",
+    "more_data": REAL,
     "jackknife": "jackknife",
     "layerwise": "layer-wise λ, β",
     "layerwise_still": "layer-wise λ, β = 0",
@@ -79,8 +78,7 @@ def summary(scores: pd.DataFrame, report: Report) -> pd.DataFrame:
             ("gain", own.accuracy - naive.accuracy),
             ("validation_gain", own.validation_accuracy - naive.validation_accuracy),
         ):
-            estimate = mean_interval(values, report.confidence)
-            row |= {name: estimate.mean, f"{name}_half_width": estimate.half_width}
+            row |= columns(name, mean_interval(values, report.confidence))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -106,17 +104,12 @@ def rise(directions: pd.DataFrame, report: Report) -> Estimate:
 def page(scores: pd.DataFrame, plan: Beyond, report: Report) -> str:
     """Which predictors won and which did not, and the tables, as Markdown."""
     found, judged = summary(scores, report), contrasts(scores, plan, report)
-    return _page(_verdicts(scores, judged), _starts(found), _contrasts(judged))
+    return markdown(_verdicts(scores, judged), _starts(found), _contrasts(judged))
 
 
 def directions_page(directions: pd.DataFrame, report: Report) -> str:
     """Whether the jackknife's step comes nearer to the real one with more halves, as Markdown."""
-    return _page(_directions(directions, report), _halves(directions, report))
-
-
-def _page(said: Sequence[str], *tables: pd.DataFrame) -> str:
-    texts = (table.to_markdown(index=False, disable_numparse=True) + "\n" for table in tables)
-    return "\n".join(["".join(f"- {sentence}\n" for sentence in said), *texts])
+    return markdown(_directions(directions, report), _halves(directions, report))
 
 
 def _directions(directions: pd.DataFrame, report: Report) -> list[str]:
@@ -170,7 +163,7 @@ def _starts(found: pd.DataFrame) -> pd.DataFrame:
         texts[start, "cosine"] = number(row.cosine, row.cosine_half_width, 2)
         texts[start, "norm ratio"] = number(row.norm_ratio, row.norm_ratio_half_width, 2)
         for name, heading in (("gain", "gain, points"), ("validation_gain", "on validation images")):
-            texts[start, heading] = points(Estimate(row[name], row[f"{name}_half_width"], row.trajectories))
+            texts[start, heading] = points(estimate_in(row, name))
     return grid(texts, "start")
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
 
 from know import paths
 from know.options import Count, LearningRate, ParamError, Section, ascending, distinct
+from know.params import document
 
 PLAN = paths.ROOT / "bench" / "beyond.yaml"
 BEST = "best_reference"
@@ -91,12 +90,7 @@ def load_plan(path: Path = PLAN) -> Beyond:
     Raises:
         ParamError: one line that names the file, the key and what is allowed.
     """
-    try:
-        given = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (OSError, YAMLError) as error:
-        raise ParamError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
-    if not isinstance(given, Mapping):
-        raise ParamError(f"{path}: expected sections such as jackknife:, got {type(given).__name__}")
+    given = document(path)
     try:
         return Beyond.model_validate(given)
     except ValidationError as error:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from know.analysis.comparisons import compare
-from know.analysis.starts import NAMES, label
+from know.analysis.starts import MORE_DATA, NAMES, label
 from know.analysis.statistics import Estimate, Interval, mean_interval, recovery
 from know.analysis.text import grid, number, percent, points, ratio_text
 from know.bench.scoring import START, TRAJECTORY
@@ -16,6 +16,8 @@ from know.params import Report
 
 OWN = "own"
 """The role of a prediction that is none of the package's."""
+REAL = f"{MORE_DATA.label} (Θ₋₁)"
+"""What the real Θ_{-1} is called: it stands for one amount of data."""
 
 
 def summary(scores: pd.DataFrame, report: Report) -> pd.DataFrame:
@@ -54,8 +56,7 @@ def summary(scores: pd.DataFrame, report: Report) -> pd.DataFrame:
             ("source_gain", own.source_accuracy - naive.source_accuracy),
             ("gain", own.accuracy - naive.accuracy),
         ):
-            estimate = _mean(values, report)
-            row |= {name: estimate.mean, f"{name}_half_width": estimate.half_width}
+            row |= columns(name, _mean(values, report))
         row |= {"accuracy": own.accuracy.mean(), "verdict": verdicts.get(key, "")}
         rows.append(row | {"normalised": ratio.value, "normalised_low": ratio.low, "normalised_high": ratio.high})
     return pd.DataFrame(rows)
@@ -67,6 +68,11 @@ def _reference(starts: dict[tuple[str, ...], pd.DataFrame], role: str, method: s
 
 def _mean(values: pd.Series[float], report: Report) -> Estimate:
     return mean_interval(values, report.confidence)
+
+
+def columns(name: str, estimate: Estimate) -> dict[str, object]:
+    """A mean and its half_width as columns of a summary."""
+    return {name: estimate.mean, f"{name}_half_width": estimate.half_width}
 
 
 def cells(scores: pd.DataFrame, report: Report) -> pd.DataFrame:
@@ -83,8 +89,7 @@ def cells(scores: pd.DataFrame, report: Report) -> pd.DataFrame:
         row: dict[str, object] = {"task": task, "architecture": architecture, "trajectories": len(naive)}
         row |= {"naive": naive.accuracy.mean()}
         for name, other in (("scratch", one[one.method == "scratch"]), ("real", one[one.role == "oracle"])):
-            gain = _mean(other.accuracy - naive.accuracy, report)
-            row |= {f"{name}_gain": gain.mean, f"{name}_gain_half_width": gain.half_width}
+            row |= columns(f"{name}_gain", _mean(other.accuracy - naive.accuracy, report))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -92,7 +97,8 @@ def cells(scores: pd.DataFrame, report: Report) -> pd.DataFrame:
 # --- as text ------------------------------------------------------------------------------------------------------
 
 
-def _estimate(row: pd.Series, name: str) -> Estimate:
+def estimate_in(row: pd.Series, name: str) -> Estimate:
+    """Of a summary's row: what ``columns`` made columns of."""
     return Estimate(row[name], row[f"{name}_half_width"], row["trajectories"])
 
 
@@ -100,7 +106,7 @@ def written(row: pd.Series) -> str:
     """How a start is called: "Θ₀ × λ (shrink=0.8)"."""
     if row["role"] == OWN:
         return f"{row['method']}, yours"
-    name = "really more data (Θ₋₁)" if row["role"] == "oracle" else label(row["method"])
+    name = REAL if row["role"] == "oracle" else label(row["method"])
     return f"{name} ({row['options']})" if row["options"] else name
 
 
@@ -115,8 +121,8 @@ def shown(found: pd.DataFrame) -> pd.DataFrame:
         start = written(row)
         texts[start, "cosine"] = number(row.cosine, row.cosine_half_width, 2)
         texts[start, "norm ratio"] = number(row.norm_ratio, row.norm_ratio_half_width, 2)
-        texts[start, "source, points"] = points(_estimate(row, "source_gain"))
-        texts[start, "transfer, points"] = points(_estimate(row, "gain"))
+        texts[start, "source, points"] = points(estimate_in(row, "source_gain"))
+        texts[start, "transfer, points"] = points(estimate_in(row, "gain"))
         texts[start, "normalised"] = ratio_text(ratio) if ratio.bounded else "–"
         texts[start, "verdict"] = row.verdict
     return grid(texts, "start")
@@ -129,8 +135,8 @@ def shown_cells(found: pd.DataFrame) -> pd.DataFrame:
             "task": row.task,
             "network": row.architecture,
             "naïve transfer, %": number(100 * row.naive, digits=1),
-            "from scratch, points": points(_estimate(row, "scratch_gain")),
-            "really more data (Θ₋₁), points": points(_estimate(row, "real_gain")),
+            "from scratch, points": points(estimate_in(row, "scratch_gain")),
+            f"{REAL}, points": points(estimate_in(row, "real_gain")),
         }
         for _, row in found.iterrows()
     ]
@@ -145,8 +151,8 @@ def findings(found: pd.DataFrame) -> list[str]:
     clear = real.verdict == "better"
     said = [
         f"{real.trajectories} trajectories. Naïve transfer reaches {percent(naive)} % downstream; against it, fresh weights gain"
-        f" {points(_estimate(scratch, 'gain'))} points ({scratch.verdict}).",
-        f"The real Θ₋₁ gains {points(_estimate(real, 'gain'))} points ({real.verdict})."
+        f" {points(estimate_in(scratch, 'gain'))} points ({scratch.verdict}).",
+        f"The real Θ₋₁ gains {points(estimate_in(real, 'gain'))} points ({real.verdict})."
         + ("" if clear else " So there is nothing to recover, and no score is normalised."),
     ]
     methods = own[own.role == "method"]
@@ -169,9 +175,10 @@ def _names(found: pd.DataFrame) -> str:
 def page(scores: pd.DataFrame, report: Report) -> str:
     """Findings, table and cells, as Markdown."""
     found = summary(scores, report)
-    parts: Sequence[str] = (
-        "".join(f"- {sentence}\n" for sentence in findings(found)),
-        shown(found).to_markdown(index=False, disable_numparse=True) + "\n",
-        shown_cells(cells(scores, report)).to_markdown(index=False, disable_numparse=True) + "\n",
-    )
-    return "\n".join(parts)
+    return markdown(findings(found), shown(found), shown_cells(cells(scores, report)))
+
+
+def markdown(said: Sequence[str], *tables: pd.DataFrame) -> str:
+    """Sentences as a list, then tables."""
+    texts = (table.to_markdown(index=False, disable_numparse=True) + "\n" for table in tables)
+    return "\n".join(["".join(f"- {sentence}\n" for sentence in said), *texts])

@@ -12,14 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from know.analysis.starts import label
 from know.figures.registry import figure
-from know.figures.style import (
-    BLACK,
-    DASHES,
-    KIND_COLOUR,
-    LOOKS,
-    PAGE,
-    look_of,
-)
+from know.figures.style import BLACK, DASHES, KIND_COLOUR, LOOKS, PAGE, look_of
 
 if TYPE_CHECKING:
     from know.report.results import Results

@@ -15,16 +15,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from know.analysis.starts import label
 from know.figures.registry import figure
-from know.figures.style import (
-    BLACK,
-    DASHES,
-    HALO,
-    PAGE,
-    POINT,
-    look_of,
-    math,
-    ordered,
-)
+from know.figures.style import BLACK, DASHES, HALO, PAGE, POINT, look_of, math, ordered
 
 if TYPE_CHECKING:
     from know.report.results import Results

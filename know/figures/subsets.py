@@ -11,10 +11,7 @@ from matplotlib.figure import Figure
 
 from know.data.images import ImageSet
 from know.figures.registry import figure
-from know.figures.style import (
-    COLUMN,
-    PAGE,
-)
+from know.figures.style import COLUMN, PAGE
 
 if TYPE_CHECKING:
     from know.report.results import Results

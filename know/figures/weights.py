@@ -13,17 +13,7 @@ from matplotlib.ticker import FuncFormatter
 
 from know.analysis.starts import label, virtual
 from know.figures.registry import figure
-from know.figures.style import (
-    BLACK,
-    HALO,
-    KIND_COLOUR,
-    PAGE,
-    POINT,
-    forest,
-    look_of,
-    ordered,
-    shown,
-)
+from know.figures.style import BLACK, HALO, KIND_COLOUR, PAGE, POINT, forest, look_of, ordered, shown
 
 if TYPE_CHECKING:
     from know.report.results import Results

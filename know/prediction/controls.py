@@ -232,8 +232,10 @@ class AverageOnAll(Control):
     control: Literal["average"] = "average"
 
     def starts(self, case: Case) -> list[Weights]:
+        from know.weights.algebra import mean
+
         *others, last = [case.weights(state) for state in _sham(case, "average")]
-        return [sum(others, last) / (len(others) + 1)]
+        return [mean([last, *others])]
 
 
 class RandomDirection(Control):

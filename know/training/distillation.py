@@ -13,7 +13,7 @@ from know.data.images import ImageSet, equal_batches, normalise
 from know.run.store import FileInput
 from know.seeds import derive
 from know.training.forgetting import state_of
-from know.training.loop import Recipe
+from know.training.loop import Recipe, steps_of
 from know.training.runs import SourceJob
 
 TARGET = "outputs"
@@ -45,10 +45,11 @@ def match_outputs(net: nn.Module, data: ImageSet, target: Tensor, recipe: Recipe
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(net.parameters(), recipe.lr, fused=True)
     target = target.to(data.device)
-    net.train()
+
+    def loss(net: nn.Module, index: Tensor) -> Tensor:
+        index = index.to(data.device)
+        return F.mse_loss(net(normalise(data.images[index])), target[index])
+
     for _ in range(recipe.epochs):
-        for index in equal_batches(len(data), recipe.batch_size, generator):
-            index = index.to(data.device)
-            F.mse_loss(net(normalise(data.images[index])), target[index]).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        for _ in steps_of(net, equal_batches(len(data), recipe.batch_size, generator), loss, optimizer):
+            pass

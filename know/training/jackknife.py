@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import Literal
 
 import torch
@@ -25,7 +23,7 @@ from know.tasks.classification import logits_of
 from know.training.forgetting import state_of
 from know.training.loop import Recipe, fit
 from know.training.runs import SourceJob
-from know.weights.algebra import Weights
+from know.weights.algebra import Weights, mean
 
 Part = Literal["whole", "first", "second"]
 """Of D_0 in a pair of complementary halves."""
@@ -70,11 +68,6 @@ def half(whole: ImageSet, part: Part, seed: int) -> ImageSet:
 def jackknife_step(wholes: Sequence[Weights], halves: Sequence[Weights]) -> Weights:
     """mean(wholes) - mean(halves): of an estimate whose bias is a/n, -a/n, half of it the way to 2n."""
     return mean(wholes) - mean(halves)
-
-
-def mean(every: Sequence[Weights]) -> Weights:
-    """The mean of weights."""
-    return reduce(add, every) / len(every)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from know.seeds import derive
 from know.tasks.classification import augmented, loss_of, measure
 from know.tasks.options import Augmentation
 from know.training.reached import History, Standing
+
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,17 @@ def fit(
     chosen = {id(p) for p in trained}
     for parameter in trainable:
         parameter.requires_grad_(id(parameter) in chosen)
-    if all(p.ndim < 5 for p in net.parameters()):  # 3-d convolutions have another layout
-        net.to(memory_format=torch.channels_last)
+    as_it_trains(net)
     if compiled():
         net.compile()  # in place: its weights keep their names
     device = data.device
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(trained, recipe.lr, fused=True)
+
+    def loss(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        return loss_of(net, augmented(images, recipe.augment, generator), labels)
+
     steps = recipe.epochs * math.ceil(len(data) / recipe.batch_size)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda t: 0.5 * (1 + math.cos(math.pi * t / steps)) if recipe.schedule == "cosine" else 1.0
@@ -78,22 +85,16 @@ def fit(
     best = copy.deepcopy(net.state_dict()) if patience else {}
     now = Standing(net, trained, optimizer, scheduler, generator, device, History(), best)
     history, place = now.history, None if on_epoch else next_place()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout and random inputs, under the seed
-        torch.manual_seed(derive("dropout", seed))
+    with seeded(seed, device):
         if place and (kept := place.read()):
             now.restore(*kept)
         for epoch in range(len(history.train_loss), recipe.epochs):
             if patience and epoch - 1 - history.best_epoch >= patience:
                 break
-            net.train()
             total = torch.zeros((), device=device)
-            for images, labels in data.batches(recipe.batch_size, generator):
-                loss = loss_of(net, augmented(images, recipe.augment, generator), labels)
-                loss.backward()
-                optimizer.step()
-                scheduler.step()
-                optimizer.zero_grad()
-                total += loss.detach() * len(labels)
+            batches = data.batches(recipe.batch_size, generator)
+            for (_, labels), value in steps_of(net, batches, loss, optimizer, scheduler):
+                total += value * len(labels)
             history.train_loss.append(total.item() / len(data))
             if on_epoch:
                 on_epoch(epoch)
@@ -115,6 +116,39 @@ def fit(
     for parameter in trainable:
         parameter.requires_grad_(True)
     return history
+
+
+def as_it_trains(net: nn.Module) -> None:
+    """Put its weights in the layout in which it trains."""
+    if all(parameter.ndim < 5 for parameter in net.parameters()):  # 3-d convolutions have another layout
+        net.to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """What is random but not drawn from a generator, as dropout, under a seed; the caller's is as before after it."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(derive("dropout", seed))
+        yield
+
+
+def steps_of(
+    net: nn.Module,
+    batches: Iterable[B],
+    loss: Callable[[nn.Module, B], Tensor],
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> Iterator[tuple[B, Tensor]]:
+    """Train ``net`` in place by a step on each batch; after it, the batch and the loss that it had, a scalar."""
+    net.train()
+    for batch in batches:
+        value = loss(net, batch)
+        value.backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        optimizer.zero_grad()
+        yield batch, value.detach()
 
 
 def batchnorm_parameters(net: nn.Module) -> list[nn.Parameter]:

@@ -13,7 +13,6 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +33,7 @@ from know.run.progress import track
 from know.seeds import derive
 from know.tasks.classification import loss_of, outcomes
 from know.training.forgetting import state_of
+from know.training.loop import as_it_trains, seeded, steps_of
 from know.training.options import Mode
 from know.weights.files import Checkpoint, Choice, load_state, save_state
 from know.weights.kinds import State, kinds_of
@@ -248,17 +248,12 @@ class Run:
         steps = settings.epochs * math.ceil(len(part) / settings.batch_size)
         generator = torch.Generator().manual_seed(seed)
         passes = (part.batches(settings.batch_size, generator) for _ in range(settings.epochs))
-        if all(parameter.ndim < 5 for parameter in self.net.parameters()):  # 3-d convolutions have another layout
-            self.net.to(memory_format=torch.channels_last)
-        with self._seeded(seed):
-            optimiser, schedule = self._optimiser(steps)
-            self.net.train()
-            for batch in track(itertools.chain.from_iterable(passes), steps, f"Θ_{k} of Θ_{settings.length - 1}"):
-                self._loss(batch).backward()
-                optimiser.step()
-                if schedule is not None:
-                    schedule.step()
-                optimiser.zero_grad()
+        as_it_trains(self.net)
+        with seeded(seed, part.device):
+            batches = itertools.chain.from_iterable(passes)
+            done = steps_of(self.net, batches, self._loss, *self._optimiser(steps))
+            for _ in track(done, steps, f"Θ_{k} of Θ_{settings.length - 1}"):
+                pass
 
     def _optimiser(self, steps: int) -> tuple[Optimizer, LRScheduler | None]:
         if self.optimisers is not None:
@@ -266,16 +261,8 @@ class Run:
         trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         return torch.optim.Adam(trained, self.settings.lr, fused=True), None
 
-    def _loss(self, batch: Any) -> Tensor:
-        return loss_of(self.net, *batch) if self.loss is None else self.loss(self.net, batch)
-
-    @contextmanager
-    def _seeded(self, seed: int) -> Iterator[None]:
-        """What is random but not drawn from a generator, as dropout, under a seed; the caller's is as before after it."""
-        device = self.parts[0].device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(derive("dropout", seed))
-            yield
+    def _loss(self, net: nn.Module, batch: Any) -> Tensor:
+        return loss_of(net, *batch) if self.loss is None else self.loss(net, batch)
 
     def predict_command(self) -> str:
         """The ``know predict`` to run next, oldest checkpoint first; the module tells which of its floating-point
@@ -294,8 +281,8 @@ class Run:
         self.net.eval()
         sizes = [len(batch) for shell in self.shells for batch in equal_batches(len(shell), size, None)]
         batches = itertools.chain.from_iterable(shell.batches(size) for shell in self.shells)
-        with self._seeded(self.settings.seed), torch.no_grad():  # what the loss draws is the same for every Θ_k
-            losses = [self._loss(batch).item() for batch in track(batches, len(sizes), text)]
+        with seeded(self.settings.seed, self.parts[0].device), torch.no_grad():  # the loss draws the same for every Θ_k
+            losses = [self._loss(self.net, batch).item() for batch in track(batches, len(sizes), text)]
         return Measured(k, len(self.parts[k]), torch.tensor(losses, dtype=torch.float64), torch.tensor(sizes))
 
     def _claim(self) -> None:

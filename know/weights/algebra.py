@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -120,6 +122,11 @@ class Weights:
             fresh = self.values[name].to(tensor.dtype, copy=True) if name in self.values else tensor.detach().clone()
             state[name] = state[tied[name]] if name in tied else fresh
         return state
+
+
+def mean(every: Sequence[Weights]) -> Weights:
+    """The mean of weights, of which there is at least one."""
+    return reduce(add, every) / len(every)
 
 
 def _wide(tensor: Tensor) -> Tensor:
