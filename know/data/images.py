@@ -31,6 +31,15 @@ class Samples(Protocol):
         Batches are of equal size to within one: a ragged last batch of a single image is an error in BatchNorm."""
 
 
+class Images(Samples, Protocol):
+    """Samples that are images of one size."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        ...
+
+
 def equal_batches(total: int, batch_size: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
     """The indices 0 … total-1, in order or shuffled, in the fewest batches of at most ``batch_size``, of equal size to
     within one."""
@@ -89,6 +98,12 @@ class ImageSet:
     @property
     def channels(self) -> int:
         return self.images.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
 
     def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """As ``Samples`` says; images stay on the device as uint8, and a batch is gathered and normalised there."""
