@@ -106,6 +106,8 @@ class Bench(Section):
                     f"tasks.{name}.source_images: got {task.source_images}, of which the smallest subset has {smallest};"
                     f" allowed: so many that it has {len(task.source_classes)} or more (one a class)"
                 )
+        if not self.source.max_epochs:
+            raise ValueError("source.max_epochs: got 0; allowed: 1 or more, for nothing is pretrained here")
         if self.predict.steps != 1 or self.predict.crossed:
             raise ValueError("predict.steps: got other starts than Θ_{-1}; allowed: steps: 1 and crossed: []")
         for start, candidates in self.predict.methods_by_name.items():
@@ -153,6 +155,11 @@ class Params(Section):
                 f"history_length: got {length}, which at rate = {self.rate} leaves {smallest} of downsize.source_images"
                 f" = {self.downsize.source_images} in the smallest subset; allowed: one that leaves {classes} or more"
                 f" (one a class)"
+            )
+        if self.downsize.headroom_images and not self.forget.source.max_epochs:
+            raise ValueError(
+                f"downsize.headroom_images: got {list(self.downsize.headroom_images)}; allowed: [] with forget.source.max_epochs = 0,"
+                " for what is pretrained is the same for all sizes"
             )
         for start, candidates in self.predict.starts.items():
             for one in candidates:

@@ -20,7 +20,7 @@ from know.data.splits import meta_pool
 from know.data.subsets import nested_subsets, stratified_order
 from know.meta.layout import Paths, file_name, save_paths, weight_paths
 from know.meta.options import MetaTrain
-from know.models.small import build
+from know.models.build import build
 from know.run.device import here
 from know.seeds import derive
 from know.training.forgetting import forget, state_of

@@ -141,7 +141,11 @@ def _imports(tree: ast.Module, module: str) -> set[str]:
 def _versions() -> tuple[str, ...]:
     """Of the libraries that compute."""
     found = {one.name.lower(): one.version for one in importlib.metadata.distributions()}
-    return tuple(f"{name} {found[name]}" for name in ("torch", "torchvision", "timm", "numpy") if name in found)
+    return tuple(
+        f"{name} {found[name]}"
+        for name in ("torch", "torchvision", "timm", "segmentation_models_pytorch", "numpy")
+        if name in found
+    )
 
 
 def key_of(function: Callable[[J], R], job: J, numerics: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from know.data.splits import downstream_parts, downstream_task, draw_split, source_task
+from know.models.build import build
 from know.options import ParamError
 from know.params import Params
 from know.prediction.options import Predict
@@ -19,6 +20,7 @@ def check(params: Params) -> None:
         ParamError: one line that names the key, also of a later stage.
     """
     check_sizes(params)
+    check_pretrained(params)
     check_hypermodels(params.predict, params.history_length, "predict")
 
 
@@ -32,6 +34,17 @@ def check_sizes(params: Params) -> None:
     draw_split(source_task(params.downsize).pool(cpu).labels, params.downsize, seed=0)
     pool, _ = downstream_parts(downstream_task(params.downsize), evaluate.validation_images, cpu)
     labelled(pool, evaluate.labels, seed=0)
+
+
+def check_pretrained(params: Params) -> None:
+    """Whether what ``forget.pretrained`` names can be had, and fits the network.
+
+    Raises:
+        ParamError: it cannot or does not; says why.
+    """
+    if params.forget.pretrained is not None:
+        pool = source_task(params.downsize).pool(torch.device("cpu"))
+        build(params.forget.architecture, pool.images.shape[1], len(pool.classes), 0, params.forget.pretrained)
 
 
 def check_hypermodels(predict: Predict, history_length: int, section: str) -> None:

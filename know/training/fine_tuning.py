@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from know.data.images import ImageSet
 from know.data.subsets import stratified_order
-from know.models.small import Net, build, new_head
+from know.models.build import build, head_names, head_of, new_head
 from know.options import ParamError
 from know.seeds import derive
 from know.training.loop import Recipe, batchnorm_parameters, fit
@@ -29,19 +29,21 @@ def labelled(pool: ImageSet, count: int, seed: int) -> ImageSet:
 
 def transferred(
     architecture: str, start: Mapping[str, Tensor] | None, data: ImageSet, seed: int, head_scale: float = 1.0
-) -> Net:
+) -> nn.Module:
     """The network to fine-tune on ``data``: the body of ``start``, or a fresh one (None), under a fresh head times ``head_scale``."""
     net = build(architecture, data.images.shape[1], len(data.classes), derive("scratch", seed))
     if start is not None:
-        body = {name.removeprefix("features."): t for name, t in start.items() if not name.startswith("head.")}
-        net.features.load_state_dict(body)  # strict: only the head may be missing
+        heads, own = head_names(net), net.state_dict()
+        body = {name: tensor for name, tensor in start.items() if name not in heads}
+        net.load_state_dict(body | {name: own[name] for name in heads})  # strict: only the head may be missing
     new_head(net, len(data.classes), derive("head weights", seed))
-    net.head.load_state_dict({name: head_scale * tensor for name, tensor in net.head.state_dict().items()})
+    head = head_of(net)
+    head.load_state_dict({name: head_scale * tensor for name, tensor in head.state_dict().items()})
     return net.to(data.images.device)
 
 
 def fine_tune(
-    net: Net,
+    net: nn.Module,
     data: ImageSet,
     params: FineTuning,
     seed: int,
@@ -54,7 +56,7 @@ def fine_tune(
     with 0 before the second phase, and after each of its epochs with the epochs done."""
     if head_first and params.head_epochs:
         head = Recipe(params.head_epochs, params.batch_size, params.head_lr, augment=params.augment)
-        fit(net, data, head, derive("head", seed), parameters=[*net.head.parameters(), *batchnorm_parameters(net)])
+        fit(net, data, head, derive("head", seed), parameters=[*head_of(net).parameters(), *batchnorm_parameters(net)])
     full = Recipe(params.epochs, params.batch_size, params.lr, "cosine", params.augment)
     if on_epoch:
         on_epoch(0)

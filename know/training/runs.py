@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from know.data.images import ImageSet, Samples
 from know.data.splits import Split, Task, downstream_parts
-from know.models.small import Net, build
+from know.models.build import build
 from know.run.device import here
 from know.run.store import FileInput
 from know.seeds import derive
@@ -32,7 +33,10 @@ from know.weights.kinds import State
 
 @dataclass(frozen=True)
 class SourceJob:
-    """Training a net on the first ``images`` of a source seed's ``split`` until its validation loss has converged."""
+    """Training a net on the first ``images`` of a source seed's ``split`` until its validation loss has converged.
+
+    ``pretrained``: what it starts from, if not from fresh weights (``forget.pretrained``).
+    """
 
     task: Task
     architecture: str
@@ -40,6 +44,7 @@ class SourceJob:
     images: int
     training: SourceTraining
     seed: int
+    pretrained: FileInput | Literal["library"] | None = None
 
     def images_of(self, size: int) -> ImageSet:
         """The first ``size`` images of the order: D_k for |D_k|."""
@@ -49,10 +54,16 @@ class SourceJob:
     def validation(self) -> ImageSet:
         return self.task.pool(here()).select(_split(self.split).validation)
 
-    def net(self, state: State | None = None) -> Net:
+    def net(self, state: State | None = None) -> nn.Module:
         """The network with these weights, or as it was initialised: alike for all sizes of data."""
-        pool = self.task.pool(here())
-        net = build(self.architecture, pool.images.shape[1], len(pool.classes), derive("weights", self.seed))
+        pool, pretrained = self.task.pool(here()), self.pretrained if state is None else None
+        net = build(
+            self.architecture,
+            pool.images.shape[1],
+            len(pool.classes),
+            derive("weights", self.seed),
+            pretrained.path if isinstance(pretrained, FileInput) else pretrained,
+        )
         if state is not None:
             net.load_state_dict(state)
         return net.to(here())
@@ -75,8 +86,10 @@ class Trained:
 
 
 def train_source(job: SourceJob) -> Trained:
-    """Θ_0, or Θ_{-1}, or a net for the headroom, by how many images the job has."""
+    """Θ_0, or Θ_{-1}, or a net for the headroom, by how many images the job has; without epochs, what was pretrained."""
     net, options = job.net(), job.training
+    if not options.max_epochs:
+        return Trained(state_of(net), [], [], -1, True)
     recipe = Recipe(options.max_epochs, options.batch_size, options.lr, augment=options.augment)
     history: History = fit(
         net, job.images_of(job.images), recipe, derive("source", job.seed),
@@ -192,7 +205,7 @@ class TransferJob:
         pool, validation = _parts(self.task, self.validation_images, here())
         return labelled(pool, self.labels, derive("labels", self.source_seed, self.downstream_seed)), validation
 
-    def net(self, data: ImageSet) -> Net:
+    def net(self, data: ImageSet) -> nn.Module:
         """The network before fine-tuning, under its new head."""
         start = None if self.start is None else load_file(self.start.path)
         return transferred(self.architecture, start, data, self.seed, self.head_scale)
