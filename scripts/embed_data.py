@@ -13,7 +13,7 @@ import torch
 from know import paths
 from know.data.catalogue import FASHION_MNIST, MNIST, dataset
 from know.data.embedded import save_embedded
-from know.data.sources import Part
+from know.data.sources import Arrays, Part
 from know.data.subsets import stratified_order
 
 FULL = {full.name: full for full in (FASHION_MNIST, MNIST)}
@@ -23,20 +23,19 @@ PER_CLASS: dict[str, dict[Part, int]] = {
 }
 
 
-def draw(name: str, folder: Path | None) -> dict[Part, tuple[np.ndarray, np.ndarray]]:
+def draw(name: str, folder: Path | None) -> dict[Part, Arrays]:
     """A stratified part of both parts; no image of the training part equals one of the full test part."""
-    test_images, _ = FULL[name]("test", folder)
-    seen = {image.tobytes() for image in test_images}
-    drawn: dict[Part, tuple[np.ndarray, np.ndarray]] = {}
+    seen = {image.tobytes() for image in FULL[name]("test", folder).images}
+    drawn: dict[Part, Arrays] = {}
     for part, per_class in PER_CLASS[name].items():
-        images, labels = FULL[name](part, folder)
+        images, labels, *_ = FULL[name](part, folder)
         if part == "train":
             fresh = np.array([image.tobytes() not in seen for image in images])
             print(f"{name}: {(~fresh).sum()} training images are also test images; left out")
             images, labels = images[fresh], labels[fresh]
         order = stratified_order(torch.from_numpy(labels), seed=0).numpy()
         index = np.concatenate([order[labels[order] == c][:per_class] for c in range(len(dataset(name).classes))])
-        drawn[part] = images[index], labels[index]
+        drawn[part] = Arrays(images[index], labels[index])
     return drawn
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from know import paths
 from know.data.embedded import read_embedded, save_embedded
 from know.data.images import ImageSet, load
-from know.data.sources import DataError, digest
+from know.data.sources import Arrays, DataError, digest
 from know.paths import atomic
 
 EMBEDDED = {"fashion-mnist-embedded": (2000, 500), "mnist-embedded": (400, 100)}
@@ -34,13 +34,13 @@ def test_embedded_data_stay_small_and_licensed():
 
 def little(per_class=50):
     images = np.random.default_rng(0).integers(0, 256, (2 * per_class, 1, 6, 6), dtype=np.uint8)
-    return images, np.repeat([0, 1], per_class)
+    return Arrays(images, np.repeat([0, 1], per_class))
 
 
 def test_sprites_are_lossless(tmp_path):
-    images, labels = little()
-    save_embedded(tmp_path / "s", {"train": (images, labels), "test": (images[::-1], labels)}, ["a", "b"])
-    read, read_labels = read_embedded(tmp_path / "s", "train")
+    images, labels, *_ = little()
+    save_embedded(tmp_path / "s", {"train": Arrays(images, labels), "test": Arrays(images[::-1], labels)}, ["a", "b"])
+    read, read_labels, *_ = read_embedded(tmp_path / "s", "train")
     assert np.array_equal(read, images) and read_labels.tolist() == labels.tolist()
 
 

@@ -19,7 +19,7 @@ from know import paths
 from know.data import sources
 from know.data.catalogue import CIFAR10, FASHION_MNIST, IDX, MNIST
 from know.data.images import load
-from know.data.sources import DataError, digest
+from know.data.sources import Arrays, DataError, digest
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -87,7 +87,7 @@ def test_cifar_batches(tmp_path):
     for i in range(1, 6):
         batch = {b"data": data, b"labels": [i, 0, 1, 2], b"filenames": [b"x"]}
         (tmp_path / "cifar-10-batches-py" / f"data_batch_{i}").write_bytes(pickle.dumps(batch, protocol=2))
-    images, labels = CIFAR10("train", tmp_path)
+    images, labels, *_ = CIFAR10("train", tmp_path)
     assert images.shape == (20, 3, 32, 32) and labels[::4].tolist() == [1, 2, 3, 4, 5]
     assert np.array_equal(images[0].ravel(), data[0])
 
@@ -140,7 +140,7 @@ def test_order_of_the_chain(tmp_path, monkeypatch):
     images, labels = little_mnist(0)
     other = little_mnist(1)[0][:, None]
     write_mnist(tmp_path / "raw" / "mnist", images, labels)
-    monkeypatch.setattr(sources, "_torchvision", lambda name, part: (other, labels.astype(np.int64)))
+    monkeypatch.setattr(sources, "_torchvision", lambda name, part: Arrays(other, labels.astype(np.int64)))
     assert np.array_equal(MNIST("train")[0][:, 0], images)  # the folder, though torchvision has it
     for file in (tmp_path / "raw").rglob("*"):
         if file.is_file():

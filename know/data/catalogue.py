@@ -3,12 +3,14 @@
 Another one is one more ``DatasetSpec`` in ``DATASETS``. This module imports no torch.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import AfterValidator
@@ -17,13 +19,18 @@ from know import paths
 from know.data.embedded import read_embedded
 from know.data.sources import Arrays, Full, Part, debian, npm, read_batches, read_idx_pair
 
+if TYPE_CHECKING:  # tasks are learned from data, so that room imports this one
+    from know.tasks.options import Kind
+
 
 @dataclass(frozen=True)
 class DatasetSpec:
     """A data set of images.
 
-    ``fetch``: its arrays, images uint8 (N, channels, H, W) and labels int64 (N,), of a part, from a folder that the user
-    names or, with None, from where they are. ``origin``: the data set whose images these are, if another's.
+    ``classes``: the categories of its images. ``fetch``: its arrays of a part, from a folder that the user names or, with
+    None, from where they are. ``origin``: the data set whose images these are, if another's. ``outputs``: what a net's head
+    tells apart, if not the classes: of masks "background" and the classes, or of captions the vocabulary, which begins with
+    ``names.SPECIAL``. ``domains``: what its ``Arrays.domains`` count, if it has several.
     """
 
     name: str
@@ -31,6 +38,9 @@ class DatasetSpec:
     channels: int
     fetch: Callable[[Part, Path | None], Arrays]
     origin: str | None = None
+    kind: Kind = "classification"
+    outputs: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
 
     @property
     def images(self) -> str:
@@ -75,7 +85,8 @@ def _cifar10_sheets(folder: Path, part: Part) -> Arrays:
 
     sheets = [np.asarray(Image.open(folder / f"{file}.png").convert("RGB")) for file in CIFAR10.files[part]]
     images = np.concatenate(sheets).reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(images), np.asarray(json.loads((folder / f"{part}_lables.json").read_text()), np.int64)
+    labels = json.loads((folder / f"{part}_lables.json").read_text())
+    return Arrays(np.ascontiguousarray(images), np.asarray(labels, np.int64))
 
 
 CIFAR10: Full = Full(

@@ -23,7 +23,7 @@ def save_embedded(folder: Path, parts: Mapping[Part, Arrays], classes: Sequence[
 
     with paths.atomic(folder) as temporary:
         manifest: dict[str, object] = {"classes": list(classes)}
-        for part, (images, labels) in parts.items():
+        for part, (images, labels, *_) in parts.items():
             (temporary / part).mkdir(parents=True)
             side = images.shape[-1]
             for label in range(len(classes)):
@@ -55,4 +55,4 @@ def read_embedded(folder: Path, part: Part) -> Arrays:
     labels = np.repeat(np.arange(len(classes)), [len(sprite) for sprite in sprites])
     if digest(images, labels) != manifest[part]["sha256"]:
         raise DataError(f"{folder / part}: the images do not match manifest.json; restore them with git checkout")
-    return images, labels
+    return Arrays(images, labels)

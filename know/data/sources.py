@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -30,19 +30,38 @@ from know import paths
 from know.weights.limits import check
 
 Part = Literal["train", "test"]
-Arrays = tuple[np.ndarray, np.ndarray]
-"""Images uint8 (N, C, H, W) and labels int64 (N,)."""
+
+
+class Arrays(NamedTuple):
+    """A part of a data set, decoded.
+
+    ``images``: uint8 (N, C, H, W). ``labels``: int64 (N,), the category of each image. ``targets``: what is learned: masks
+    uint8 (N, H, W), 255 where they are ignored, or tokens int64 (N, T), padded with ``names.PAD``; None: the labels.
+    ``domains``: int64 (N,), the domain of each image, if there are several.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    targets: np.ndarray | None = None
+    domains: np.ndarray | None = None
 
 
 class DataError(RuntimeError):
     """A data set cannot be had, or its files are not what they should be. The message is one line."""
 
 
-def digest(images: np.ndarray, labels: np.ndarray) -> str:
-    """SHA-256 of decoded arrays: the images' bytes, uint8 (N, C, H, W) in C order, then the labels as little-endian
-    int64. It is what a data set is recognised by, however its files are packed."""
+def digest(
+    images: np.ndarray, labels: np.ndarray, targets: np.ndarray | None = None, domains: np.ndarray | None = None
+) -> str:
+    """SHA-256 of ``Arrays``: the images' bytes, uint8 (N, C, H, W) in C order, then the labels as little-endian int64; then,
+    of what there is of them, targets (masks as bytes, tokens as little-endian int64) and domains, each after its name. It is
+    what a data set is recognised by, however its files are packed."""
     sha = hashlib.sha256(np.ascontiguousarray(images, np.uint8).tobytes())
     sha.update(np.ascontiguousarray(labels, "<i8").tobytes())
+    for name, array in (("targets", targets), ("domains", domains)):
+        if array is not None:
+            sha.update(name.encode())
+            sha.update(np.ascontiguousarray(array, np.uint8 if array.dtype == np.uint8 else "<i8").tobytes())
     return sha.hexdigest()
 
 
@@ -70,7 +89,7 @@ class Full:
         kept = paths.RAW / f"{self.name}-{part}.npz"
         if folder is None and kept.exists():
             with np.load(kept, allow_pickle=False) as arrays:
-                return self._verified(part, (arrays["images"], arrays["labels"]), str(kept))
+                return self._verified(part, Arrays(**{name: arrays[name] for name in arrays.files}), str(kept))
         own = folder or paths.RAW / self.name
         chain: list[tuple[str, Callable[[], Arrays]]] = [(f"folder {own}", lambda: self.from_folder(own, part))]
         if folder is None:
@@ -81,14 +100,14 @@ class Full:
         tried = []
         for description, source in chain:
             try:
-                images, labels = self._verified(part, source(), description)
+                arrays = self._verified(part, source(), description)
             except (DataError, OSError, RuntimeError, ValueError, KeyError, subprocess.SubprocessError) as error:
                 tried.append(f"{description}: {' '.join(str(error).split())[:160]}")
                 continue
             if folder is None:
                 with paths.atomic(kept) as temporary, temporary.open("wb") as file:
-                    np.savez(file, images=images, labels=labels)
-            return images, labels
+                    np.savez(file, **{name: array for name, array in arrays._asdict().items() if array is not None})
+            return arrays
         raise DataError(
             f"{self.name} cannot be had ({'; '.join(tried)}): place its raw files ({', '.join(self.files[part])}) in {own}"
         )
@@ -110,13 +129,13 @@ class Full:
 def read_idx_pair(files: Sequence[Path]) -> Arrays:
     """MNIST's layout: an idx file of grey images and one of labels."""
     images, labels = map(read_idx, files)
-    return images[:, None], labels.astype(np.int64)
+    return Arrays(images[:, None], labels.astype(np.int64))
 
 
 def read_batches(files: Sequence[Path]) -> Arrays:
     """CIFAR's Python batches, in this order."""
     batches = [_read_batch(file) for file in files]
-    return np.concatenate([images for images, _ in batches]), np.concatenate([labels for _, labels in batches])
+    return Arrays(*map(np.concatenate, zip(*batches, strict=True)))
 
 
 def _find(folder: Path, name: str) -> Path:
@@ -169,7 +188,7 @@ class _ArraysOnly(pickle._Unpickler):
         return super().find_class(module, name)
 
 
-def _read_batch(path: Path) -> Arrays:
+def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with path.open("rb") as file:
             batch = _ArraysOnly(file, encoding="bytes").load()
@@ -199,7 +218,7 @@ def _torchvision(kind: str, part: Part) -> Arrays:
             images, labels = np.asarray(found.data), np.asarray(found.targets, np.int64)
     finally:
         socket.setdefaulttimeout(patience)
-    return (images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)).copy(), labels
+    return Arrays((images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)).copy(), labels)
 
 
 # --- registries -------------------------------------------------------------------------------------------------

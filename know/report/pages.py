@@ -1,8 +1,10 @@
-"""From executed notebooks, figures and tables to pages that open from the file system with no network."""
+"""From executed notebooks, figures and tables to pages that open from the file system with no network.
+
+The stage ``report`` renders them; ``python -m know.report.pages`` renders the index alone, of all profiles' reports.
+"""
 
 from __future__ import annotations
 
-import argparse
 import html
 import json
 import os
@@ -21,8 +23,8 @@ import pandas as pd
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
-from know.params import load
-from know.paths import NOTEBOOKS, REPORTS, ROOT, atomic
+from know.params import Params
+from know.paths import BUILD, NOTEBOOKS, REPORTS, ROOT, atomic
 from know.report.results import FIGURES, TABLES  # not from registry, for results knows the modules that register
 from know.run.executor import device_of
 from know.run.notebook import ANSI
@@ -199,18 +201,12 @@ def render(executed: Sequence[Path], folder: Path, device: str, reports: Path = 
         temporary.write_text(json.dumps(about(device), indent=2) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, prog="python -m know.report.pages")
-    parser.add_argument(
-        "build", type=Path, nargs="?", help="folder of the executed notebooks; without it, only the index"
-    )
-    build = parser.parse_args().build
-    if build is not None:
-        params = load()
-        executed = [build / path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
-        render(executed, ROOT / params.reports, device_of(params.compute).type)
-    print(render_index())
+def render_all(params: Params) -> Path:
+    """Render what the stages executed under ``build/notebooks``, and the index; return the index's path."""
+    executed = [BUILD / "notebooks" / path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+    render(executed, ROOT / params.reports, device_of(params.compute).type)
+    return render_index()
 
 
 if __name__ == "__main__":
-    main()
+    print(render_index())
