@@ -61,12 +61,12 @@ def test_shapes_heads_and_kinds(name):
     buffers = {one for one, _ in net.named_buffers()}
     assert {one for one, kind in kinds_of(state).items() if kind == "buffer"} == buffers
 
-    new_head(net, 4, 1)
+    new_head(net, 9, 1)
     after = state_of(net)
     assert all(torch.equal(state[one], after[one]) for one in state if one not in heads)
-    assert outputs_of(name, net).shape[1] == 4 and head_names(net) == heads
+    assert outputs_of(name, net).shape[1] == 9 and head_names(net) == heads
     other = built(name, 3, 7, 5)
-    new_head(other, 4, 1)
+    new_head(other, 9, 1)
     assert same(head_of(other).state_dict(), head_of(net).state_dict())  # whatever the body
 
 
@@ -100,6 +100,7 @@ def test_a_word_sees_only_the_words_before_it_and_the_image():
     torch.testing.assert_close(before[..., :3], later[..., :3])
     assert not torch.allclose(before[..., 3:], later[..., 3:])
     assert not torch.allclose(before[..., 0], net(-IMAGES, TOKENS)[..., 0])
+    torch.testing.assert_close(net(IMAGES), before[..., :1])  # both captions start with START
     layers = [layer.linear1.weight for layer in net.decoder.layers]
     assert not torch.equal(*layers)  # torch makes the second as a copy of the first
     with pytest.raises(ValueError, match="a caption has 65 tokens; allowed: at most 64"):
@@ -151,7 +152,9 @@ def test_images_are_normalised_as_the_library_does():
 
 def test_input_sizes():
     pytest.importorskip("timm")
-    sizes = [input_size(name) for name in ("cnn", "unet", "timm:resnet10t", "torchvision:vit_b_16", "captioner:pvt_v2_b0")]
+    sizes = [
+        input_size(name) for name in ("cnn", "unet", "timm:resnet10t", "torchvision:vit_b_16", "captioner:pvt_v2_b0")
+    ]
     assert sizes == [None, None, 176, 224, 224]
     assert input_size("smp:deeplabv3plus-resnet18") is None
 
@@ -195,7 +198,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_a_line(tmp_path):
     path = tmp_path / "net.safetensors"
     state = state_of(build("cnn", 1, 3, 0))
     save_state({name: tensor for name, tensor in state.items() if name != "features.0.0.bias"}, path)
-    with pytest.raises(ParamError, match=r"^forget\.pretrained: .*does not fit the model: 'features\.0\.0\.bias' \(8,\) is missing$"):
+    with pytest.raises(
+        ParamError, match=r"^forget\.pretrained: .*does not fit the model: 'features\.0\.0\.bias' \(8,\) is missing$"
+    ):
         build("cnn", 1, 3, 0, path)
     save_state(state_of(build("cnn", 3, 3, 0)), path)
     with pytest.raises(ParamError, match=r"'features\.0\.0\.weight' is \(8, 3, 3, 3\), the model's \(8, 1, 3, 3\)$"):
@@ -219,7 +224,9 @@ def test_pretrained_from_the_library(monkeypatch):
     net, other = build("timm:resnet10t", 3, 1000, 0, "library"), build("timm:resnet10t", 3, 7, 0, "library")
     theirs = offline("resnet10t", True).state_dict()
     assert same(state_of(net), theirs)  # with its own head, which tells apart as many
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in state_of(other).items() if not name.startswith("fc."))
+    assert all(
+        torch.equal(tensor, theirs[name]) for name, tensor in state_of(other).items() if not name.startswith("fc.")
+    )
     assert head_of(other).out_features == 7
 
 
@@ -230,7 +237,10 @@ def test_no_network_no_library(monkeypatch):
         raise OSError("Name or service\nnot known")
 
     monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(ParamError, match=r"^forget\.pretrained: got library, but the weights of timm:resnet18 cannot be had \(OSError: Name or service not known\); allowed: with a network connection, or the path of a checkpoint$"):
+    with pytest.raises(
+        ParamError,
+        match=r"^forget\.pretrained: got library, but the weights of timm:resnet18 cannot be had \(OSError: Name or service not known\); allowed: with a network connection, or the path of a checkpoint$",
+    ):
         build("timm:resnet18", 3, 7, 0, "library")
 
 
@@ -261,19 +271,35 @@ def test_parameters_of_pretrained_nets(tmp_path):
         write_params(file, {"forget": forget, "downsize": {"headroom_images": []}})
         return load(file)
 
-    with pytest.raises(ParamError, match=r"forget\.pretrained: got library, but cnn-bn is of none; allowed: null, the path"):
+    with pytest.raises(
+        ParamError, match=r"forget\.pretrained: got library, but cnn-bn is of none; allowed: null, the path"
+    ):
         loaded(pretrained="library")
-    with pytest.raises(ParamError, match=r"forget\.source\.max_epochs: got 0; allowed: 1 or more, or 0 with what forget\.pretrained"):
+    with pytest.raises(
+        ParamError, match=r"forget\.source\.max_epochs: got 0; allowed: 1 or more, or 0 with what forget\.pretrained"
+    ):
         loaded(source={"max_epochs": 0})
     params = loaded(pretrained="nowhere.pt", source={"max_epochs": 0})
     assert trained_sizes(params, 10_000) == [125]
     with pytest.raises(ParamError, match=r"^forget\.pretrained: nowhere\.pt: no such file$"):
         check_pretrained(params)
     write_params(file, {"forget": {"pretrained": "a.pt", "source": {"max_epochs": 0}}})
-    with pytest.raises(ParamError, match=r"downsize\.headroom_images: got \[500, 1000\]; allowed: \[\] with forget\.source\.max_epochs = 0"):
+    with pytest.raises(
+        ParamError,
+        match=r"downsize\.headroom_images: got \[500, 1000\]; allowed: \[\] with forget\.source\.max_epochs = 0",
+    ):
         load(file)
     write_params(file, {"bench": {"source": {"max_epochs": 0}}})
     with pytest.raises(ParamError, match=r"bench\.source\.max_epochs: got 0; allowed: 1 or more"):
+        load(file)
+    with pytest.raises(
+        ParamError, match=r"forget\.architecture: got unet, for segmentation; allowed: one for classification, as"
+    ):
+        loaded(architecture="unet")
+    write_params(file, {"meta_train": {"architectures": ["cnn", "captioner"]}})
+    with pytest.raises(
+        ParamError, match=r"meta_train\.architectures: got captioner, for captioning; allowed: one for classification"
+    ):
         load(file)
     assert loaded(architecture="timm:resnet18", pretrained="library").forget.weight_decay == 0
 
@@ -307,5 +333,9 @@ def test_the_head_alone_is_trained_first(images):
     fine_tune(net, images, options, 0, head_first=True)
     moved = {name for name, tensor in state_of(net).items() if (tensor - before[name]).abs().max() > 1e-6}
     layers = [name.removesuffix("running_mean") for name in before if name.endswith("running_mean")]
-    norms = {layer + part for layer in layers for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
+    norms = {
+        layer + part
+        for layer in layers
+        for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    }
     assert head_names(net) <= moved <= head_names(net) | norms and moved & norms

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from know.data.names import START
 from know.models.small import conv_bn
 
 LONGEST = 64
@@ -15,7 +16,8 @@ LONGEST = 64
 
 
 class Captioner(nn.Module):
-    """Images (N, C, H, W) and the tokens before each word (N, T) to logits of it (N, V, T): teacher forcing.
+    """Images (N, C, H, W) and the tokens before each word (N, T) to logits of it (N, V, T): teacher forcing. Without tokens, to
+    those of the first word, (N, V, 1).
 
     Word t sees the image and the tokens up to t alone. Padding is at the end, so no word before it sees it, and needs no mask. The
     image's positions come from the encoder, whose padded convolutions know where a border is.
@@ -43,7 +45,9 @@ class Captioner(nn.Module):
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+    def forward(self, images: Tensor, tokens: Tensor | None = None) -> Tensor:
+        if tokens is None:
+            tokens = torch.full((len(images), 1), START, device=images.device)
         length, width = tokens.shape[1], self.head.in_features
         if length > LONGEST:
             raise ValueError(f"a caption has {length} tokens; allowed: at most {LONGEST}")

@@ -53,7 +53,7 @@ def check_pretrained(params: Params) -> None:
     """
     if params.forget.pretrained is not None:
         pool = source_task(params.downsize).pool(torch.device("cpu"))
-        build(params.forget.architecture, pool.images.shape[1], len(pool.classes), 0, params.forget.pretrained)
+        build(params.forget.architecture, pool.channels, len(pool.outputs), 0, params.forget.pretrained)
 
 
 def check_hypermodels(predict: Predict, history_length: int, section: str) -> None:

@@ -106,7 +106,9 @@ def run(params: Params) -> None:
     sizes = tuple(subset_sizes(params.downsize.source_images, params.rate, params.history_length))
     more = round(params.downsize.source_images / params.rate)
     options = params.forget
-    recipe = Recipe(options.epochs, options.batch_size, options.lr, augment=options.augment)
+    recipe = Recipe(
+        options.epochs, options.batch_size, options.lr, augment=options.augment, weight_decay=options.weight_decay
+    )
     wanted = (sizes[0], more) if options.oracle else sizes[:1]
     starts = [(seed, images) for seed, images in nets if images in wanted]
     jobs = [

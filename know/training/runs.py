@@ -60,8 +60,8 @@ class SourceJob:
         pool, pretrained = self.task.pool(here()), self.pretrained if state is None else None
         net = build(
             self.architecture,
-            pool.images.shape[1],
-            len(pool.classes),
+            pool.channels,
+            len(pool.outputs),
             derive("weights", self.seed),
             pretrained.path if isinstance(pretrained, FileInput) else pretrained,
         )
@@ -91,7 +91,13 @@ def train_source(job: SourceJob) -> Trained:
     net, options = job.net(), job.training
     if not options.max_epochs:
         return Trained(state_of(net), [], [], -1, True)
-    recipe = Recipe(options.max_epochs, options.batch_size, options.lr, augment=options.augment)
+    recipe = Recipe(
+        options.max_epochs,
+        options.batch_size,
+        options.lr,
+        augment=options.augment,
+        weight_decay=options.weight_decay,
+    )
     history: History = fit(
         net, job.images_of(job.images), recipe, derive("source", job.seed),
         validation=job.validation, patience=options.patience,
