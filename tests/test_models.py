@@ -136,7 +136,7 @@ def test_images_are_normalised_as_the_library_does():
     for name, expected in (
         ("timm:resnet10t", lambda net: create_transform(**resolve_model_data_config(net))),
         ("torchvision:squeezenet1_1", lambda _: transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])),
-        ("smp:deeplabv3plus-xception", lambda _: transforms.Normalize([0.5] * 3, [0.5] * 3)),
+        ("smp:deeplabv3plus-dpn68", lambda _: transforms.Normalize([124 / 255, 117 / 255, 104 / 255], [1 / (0.0167 * 255)] * 3)),
     ):
         net = built(name, 3, 7, 0).eval()
         first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
@@ -166,6 +166,11 @@ def test_input_sizes():
         ("torchvision:resnet19", 3, "got torchvision:resnet19; allowed: a network in torchvision.models.list_models"),
         ("smp:deeplabv3plus-resnet19", 3, "got smp:deeplabv3plus-resnet19; allowed: an encoder in smp.encoders"),
         ("smp:deeplabv3plus-tu-resnet", 3, "got smp:deeplabv3plus-tu-resnet; allowed: a network in timm.list_models"),
+        (
+            "smp:deeplabv3plus-xception",
+            3,
+            r"got smp:deeplabv3plus-xception, which cannot be made \(ValueError: Xception encoder",
+        ),
         ("captioner:resnet", 3, "got captioner:resnet; allowed: a network in timm.list_models"),
         ("timm:resnet18", 4, "got timm:resnet18 for 4 channels; allowed: images of 1 or 3"),
         ("torchvision:googlenet", 3, "got torchvision:googlenet, which has a second head in training"),
@@ -309,7 +314,7 @@ def test_parameters_of_pretrained_nets(tmp_path):
 
 @pytest.fixture
 def images(toy):
-    return ImageSet(toy.images[:24, :, :16, :16], toy.labels[:24], toy.classes)
+    return ImageSet(toy.images[:24], toy.labels[:24], toy.classes)
 
 
 @pytest.mark.parametrize("name", ["timm:resnet10t", "torchvision:squeezenet1_1"])
@@ -318,7 +323,7 @@ def test_transfer_of_a_librarys_network(name, images):
     net = transferred(name, source, images, 1)
     heads = head_names(net)
     assert all(torch.equal(tensor, source[key]) for key, tensor in state_of(net).items() if key not in heads)
-    assert net(torch.zeros(2, 1, 16, 16)).shape == (2, 3)
+    assert net(torch.zeros(2, 1, 28, 28)).shape == (2, 3)
     zero = transferred(name, {key: t for key, t in source.items() if key not in heads}, images, 1, head_scale=0.0)
     assert not any(tensor.any() for tensor in head_of(zero).state_dict().values())
     with pytest.raises(RuntimeError, match="Missing key"):

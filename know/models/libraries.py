@@ -30,13 +30,8 @@ class Inputs:
     size: int | None = None
 
 
-HALF = (0.5, 0.5, 0.5)
-SMP_INPUTS = {
-    "dpn": Inputs((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3),
-    "inception": Inputs(HALF, HALF),
-    "xception": Inputs(HALF, HALF),
-}
-"""By how an encoder's name begins; all others' are ImageNet's. (The library itself asks the network for them.)"""
+DPN = Inputs((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
+"""Of smp's dual path networks; its other encoders that DeepLabV3+ takes have ImageNet's. (The library itself asks the internet.)"""
 
 
 def network(architecture: str, outputs: int, library: bool) -> nn.Module:
@@ -51,17 +46,19 @@ def network(architecture: str, outputs: int, library: bool) -> nn.Module:
     """
     prefix, name = _parts(architecture)
     make = {TIMM: _timm, TORCHVISION: _torchvision, DEEPLAB: _deeplab, CAPTIONER: _captioner}[prefix]
+    inputs = inputs_of(architecture)
     try:
         net = make(architecture, name, outputs, library)
-    except Exception as error:
-        if isinstance(error, ParamError) or not library:
-            raise
-        raise ParamError(  # each library, and what it downloads with, has errors of its own
-            f"forget.pretrained: got library, but the weights of {architecture} cannot be had"
-            f" ({type(error).__name__}: {' '.join(str(error).split())[:200]}); allowed: with a network connection, or the path"
-            " of a checkpoint"
-        ) from None
-    inputs = inputs_of(architecture)
+    except ParamError:
+        raise
+    except Exception as error:  # each library, and what it downloads with, has errors of its own
+        told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ParamError(
+            f"forget.pretrained: got library, but the weights of {architecture} cannot be had ({told}); allowed: with a network"
+            " connection, or the path of a checkpoint"
+            if library
+            else f"architecture: got {architecture}, which cannot be made ({told}); allowed: any other"
+        ) from error
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (inputs.mean, inputs.std))
     net.register_forward_pre_hook(partial(_normalised, mean=mean, std=std))
     return net
@@ -81,7 +78,7 @@ def inputs_of(architecture: str) -> Inputs:
         trained = _torchvision_models(architecture, name).get_model_weights(name).DEFAULT.transforms()
         return Inputs(tuple(trained.mean), tuple(trained.std), trained.crop_size[0])
     if prefix == DEEPLAB and not name.startswith("tu-"):
-        return next((inputs for start, inputs in SMP_INPUTS.items() if name.startswith(start)), Inputs())
+        return DPN if name.startswith("dpn") else Inputs()
     config = _timm_library(architecture, name.removeprefix("tu-")).get_pretrained_cfg(name.removeprefix("tu-"))
     return Inputs(config.mean, config.std, None if prefix == DEEPLAB else config.input_size[-1])
 
