@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from know.data.images import ImageSet, load
+from know.models.build import build
 from know.models.names import ARCHITECTURES
-from know.models.small import build
 from know.run.executor import device_of
 from know.run.options import Compute
 from know.training.loop import Recipe, augmented, fit

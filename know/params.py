@@ -18,7 +18,7 @@ from know import paths
 from know.data.catalogue import dataset
 from know.data.options import Downsize, subset_sizes
 from know.meta.options import MetaTrain
-from know.models.names import Architecture
+from know.models.names import Architecture, kind_of
 from know.options import Count, LearningRate, ParamError, Rate, Section, Seeds, Share, distinct
 from know.prediction.controls import CONTROLS
 from know.prediction.options import Predict
@@ -109,6 +109,8 @@ class Bench(Section):
                     f"tasks.{name}.source_images: got {task.source_images}, of which the smallest subset has {smallest};"
                     f" allowed: so many that it has {len(task.source_classes)} or more (one a class)"
                 )
+        if not self.source.max_epochs:
+            raise ValueError("source.max_epochs: got 0; allowed: 1 or more, for nothing is pretrained here")
         if self.predict.steps != 1 or self.predict.crossed:
             raise ValueError("predict.steps: got other starts than Θ_{-1}; allowed: steps: 1 and crossed: []")
         for start, candidates in self.predict.methods_by_name.items():
@@ -157,6 +159,11 @@ class Params(Section):
                 f" = {self.downsize.source_images} in the smallest subset; allowed: one that leaves {classes} or more"
                 f" (one a class)"
             )
+        if self.downsize.headroom_images and not self.forget.source.max_epochs:
+            raise ValueError(
+                f"downsize.headroom_images: got {list(self.downsize.headroom_images)}; allowed: [] with forget.source.max_epochs = 0,"
+                " for what is pretrained is the same for all sizes"
+            )
         for start, candidates in self.predict.starts.items():
             for one in candidates:
                 missing = isinstance(one, Known) and not one.hypermodel and one.variant
@@ -180,6 +187,11 @@ class Params(Section):
         if source.kind != downstream.kind:
             raise ValueError(
                 f"downsize.downstream_dataset: got {downstream.name}, for {downstream.kind}; allowed: one for {source.kind}, as"
+                f" downsize.dataset = {source.name}"
+            )
+        if (kind := kind_of(self.forget.architecture)) != source.kind:
+            raise ValueError(
+                f"forget.architecture: got {self.forget.architecture}, for {kind}; allowed: one for {source.kind}, as"
                 f" downsize.dataset = {source.name}"
             )
         starts = {*self.predict.starts, *PREDICTORS, *CONTROLS, "more_data"}  # one that is not run is left out

@@ -32,7 +32,7 @@ from know.data.subsets import nested_subsets
 from know.meta.layout import RunFile, save_paths
 from know.meta.learning import train_known
 from know.meta.runs import draw_runs, run_paths
-from know.models.small import build
+from know.models.build import build
 from know.params import Params
 from know.stages.results import write_csv
 from know.training.forgetting import forget

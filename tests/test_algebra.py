@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from know.models.small import build
+from know.models.build import build
 from know.weights.algebra import Weights
 from know.weights.geometry import step_sizes
 from know.weights.kinds import kinds_of

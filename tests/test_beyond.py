@@ -15,7 +15,7 @@ from know.bench import beyond, judging
 from know.bench.layerwise import Coefficients, depths, design, fitted
 from know.bench.plan import PLAN, load_plan
 from know.bench.scoring import TRAJECTORY
-from know.models.small import build
+from know.models.build import build
 from know.params import ParamError, load
 from know.tasks.measures import logits_of
 from know.training.distillation import match_outputs

@@ -16,7 +16,7 @@ from dask.distributed import LocalCluster
 from torch import Tensor
 
 from know import paths
-from know.models.small import build
+from know.models.build import build
 from know.run import executor
 from know.run.executor import map_all, run_all
 from know.run.options import Compute

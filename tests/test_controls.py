@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from know import paths
-from know.models.small import build
+from know.models.build import build
 from know.prediction.controls import CONTROLS, AnyControl, Case, Flipped, RandomDirection, Repeated, Shrunk, control
 from know.prediction.predictors import PREDICTORS, predictor
 from know.prediction.retrodict import retrodict

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from know import paths
 from know.data.images import load
-from know.models.small import build
+from know.models.build import build
 from know.run.device import here
 from know.run.executor import device_of, jobs_of, map_all, one, run_all
 from know.run.options import Compute

@@ -113,7 +113,7 @@ def test_an_architecture(tmp_path):
     file.write_text(re.sub(r"^  architecture: [\w-]+", "  architecture: mlp", file.read_text(), flags=re.MULTILINE))
     code = """
 import torch
-from know.models.small import build
+from know.models.build import build
 from know.params import load
 net = build(load().forget.architecture, 3, 4, 0)
 print(tuple(net(torch.zeros(2, 3, 28, 28)).shape), sum(p.numel() for p in net.parameters()))

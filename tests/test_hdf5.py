@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.io.matlab import matfile_version
 
 from know.meta.layout import LayoutError, RunFile, file_name, hyperparameters, run_files, save_paths, weight_paths
-from know.models.small import build
+from know.models.build import build
 from know.weights.kinds import kinds_of
 
 PUBLISHED = "ViT_Small_CIFAR10_Weights_Trial_3_SamplingRate_0.344_Power_6_LR_0.000898_BS_33.mat"

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from know.models.small import build
+from know.models.build import build
 from know.weights.landscape import grid, plane_of
 
 

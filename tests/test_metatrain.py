@@ -17,7 +17,7 @@ from know.meta.learning import BUFFER, draw_windows, stream, train_known
 from know.meta.linear_map import fit_linear_map, save_linear_map
 from know.meta.options import KnownTraining
 from know.meta.runs import FileJob, MetaJob, draw_runs, meta_run, run_paths, split_runs, windows, write_run
-from know.models.small import build
+from know.models.build import build
 from know.params import load
 from know.prediction.files import predict_files
 from know.prediction.known import load_hypermodel, save_hypermodel
@@ -260,7 +260,7 @@ from know.meta.layout import run_files
 from know.meta.hypermodels import errors
 from know.meta.learning import train_known
 from know.meta.options import KnownTraining
-from know.models.small import build
+from know.models.build import build
 from know.prediction.predictors import linear
 runs = run_files(Path(sys.argv[1]))
 train_known(runs, runs, "conv", 5, KnownTraining(steps=5, batch_size=2048, lr=1e-3), 0)

@@ -6,8 +6,8 @@ import pytest
 from conftest import write_params
 
 from know import params as P
+from know.models.build import build
 from know.models.names import ARCHITECTURES
-from know.models.small import build
 from know.prediction.known import HyperModel, save_hypermodel
 from know.stages.checks import check_hypermodels
 

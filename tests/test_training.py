@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from know.data.images import ImageSet, normalise
+from know.models.build import build, new_head
 from know.models.names import ARCHITECTURES
-from know.models.small import build, new_head
 from know.options import ParamError
 from know.params import load
 from know.seeds import derive
@@ -219,7 +219,7 @@ def test_new_head_does_not_depend_on_the_body(toy):
 def test_only_the_head_may_be_missing(toy):
     source = state_of(build("cnn", 1, 6, 9))
     lacking = {name: tensor for name, tensor in source.items() if name != "features.0.0.weight"}
-    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "0\.0\.weight"'):
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "features\.0\.0\.weight"'):
         transferred("cnn", lacking, toy, 1)
     with pytest.raises(RuntimeError, match="Unexpected key"):
         transferred("cnn", source | {"features.more": torch.ones(1)}, toy, 1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from know import paths
 from know.data.images import ImageSet
-from know.models.small import build
+from know.models.build import build
 from know.run import unfinished
 from know.run.store import key_of, once, record_path
 from know.training.forgetting import state_of

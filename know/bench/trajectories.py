@@ -172,7 +172,8 @@ def _definition_path() -> Path:
 
 
 def _definition(bench: Bench) -> dict[str, object]:
-    return bench.model_dump(mode="json", include=DEFINES)
+    # An option at its default is as it was before there was the option.
+    return bench.model_dump(mode="json", include=DEFINES, exclude_defaults=True)
 
 
 def is_made(bench: Bench) -> bool:

@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from know.data.catalogue import Dataset
-from know.models.names import Architecture
+from know.data.catalogue import Dataset, dataset
+from know.models.names import Architecture, kind_of
 from know.options import (
     Count,
     CountRange,
@@ -67,3 +67,12 @@ class MetaTrain(Section):
     variants: Annotated[tuple[Literal["path", "wnn"], ...], AfterValidator(distinct)]
     pointwise: Literal["fc", "conv"] = "fc"
     seed: Seed
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        for name in self.architectures:  # each meets each data set
+            if other := [one for one in self.datasets if dataset(one).kind != kind_of(name)]:
+                raise ValueError(
+                    f"architectures: got {name}, for {kind_of(name)}; allowed: one for {dataset(other[0]).kind}, as {other[0]}"
+                )
+        return self

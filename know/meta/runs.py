@@ -20,7 +20,7 @@ from know.data.splits import meta_pool
 from know.data.subsets import nested_subsets, stratified_order
 from know.meta.layout import Paths, file_name, save_paths, weight_paths
 from know.meta.options import MetaTrain
-from know.models.small import build
+from know.models.build import build
 from know.run.device import here
 from know.seeds import derive
 from know.training.forgetting import forget, state_of
@@ -100,7 +100,7 @@ def run_paths(spec: RunSpec, images: ImageSet) -> Paths:
     """Execute one run on a part of ``images``, which are of a training set, and collect its weight paths."""
     order = stratified_order(images.labels, derive("order", spec.seed))  # so that subsets are prefixes
     data = images.select(order[: spec.images])
-    net = build(spec.architecture, data.images.shape[1], len(data.classes), derive("weights", spec.seed))
+    net = build(spec.architecture, data.channels, len(data.outputs), derive("weights", spec.seed))
     net, initial = net.to(data.images.device), state_of(net)
     recipe = Recipe(spec.epochs, spec.batch_size, spec.lr, augment="affine" if spec.augment else "none")
     fit(net, data, replace(recipe, epochs=spec.source_epochs), derive("source", spec.seed))

@@ -1,17 +1,59 @@
-"""The architectures' names; what they are is in ``know.models.small``, a function each. This module imports no torch."""
+"""The networks' names, and which kind of task each is for. This module imports no torch; what they are is in
+``know.models.small``, ``segmentation``, ``captioning`` and ``libraries``, and ``know.models.build`` makes them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
+from know.tasks.options import Kind
+
 ARCHITECTURES = ("cnn", "cnn-bn", "resnet", "mobilenet", "shufflenet", "densenet", "resnet18", "resnet18-released")
-TIMM = "timm:"
-"""In front of the name of a network of timm's, ``timm:resnet18``."""
+"""Classifiers of ``know.models.small``."""
+OWN: dict[str, Kind] = {
+    **dict.fromkeys(ARCHITECTURES, "classification"),
+    "unet": "segmentation",
+    "captioner": "captioning",
+}
+TIMM, TORCHVISION, DEEPLAB, CAPTIONER = "timm:", "torchvision:", "smp:deeplabv3plus-", "captioner:"
+LIBRARIES: dict[str, Kind] = {
+    TIMM: "classification",
+    TORCHVISION: "classification",
+    DEEPLAB: "segmentation",
+    CAPTIONER: "captioning",
+}
+"""In front of a library's own name of a network, ``timm:resnet18``, or of an encoder, ``smp:deeplabv3plus-resnet50`` and, of
+timm's, ``captioner:pvt_v2_b0``."""
+
+LIBRARY: Literal["library"] = "library"
+"""In place of a checkpoint's path: the weights that a network's library has for it."""
+
+
+def library_of(architecture: str) -> tuple[str, str] | None:
+    """The library's prefix and its own name of a network; None if the network is one of ours."""
+    for prefix in LIBRARIES:
+        if architecture.startswith(prefix) and architecture != prefix:
+            return prefix, architecture.removeprefix(prefix)
+    return None
+
+
+def kind_of(architecture: str) -> Kind:
+    """The kind of task that a network is for.
+
+    Raises:
+        ValueError: there is no such network; says which there are.
+    """
+    if architecture in OWN:
+        return OWN[architecture]
+    if (found := library_of(architecture)) is None:
+        raise ValueError(
+            f"allowed: {', '.join(OWN)}, {TIMM}NAME or {TORCHVISION}NAME of a network there, or {DEEPLAB}ENCODER or"
+            f" {CAPTIONER}ENCODER of an encoder of segmentation_models_pytorch or timm"
+        )
+    return LIBRARIES[found[0]]
 
 
 def _known(name: str) -> str:
-    if name not in ARCHITECTURES and not name.startswith(TIMM):
-        raise ValueError(f"allowed: {', '.join(ARCHITECTURES)}, or {TIMM}NAME of a network of timm's")
+    kind_of(name)
     return name
 
 

@@ -1,4 +1,4 @@
-"""The networks: small members of the families from which the paper collects its weight paths.
+"""Classifiers: small members of the families from which the paper collects its weight paths.
 
 Every network is ``features`` (a body) followed by ``head`` (the last linear layer), so that transfer can swap the
 head and fine-tuning can freeze all but it. All but the two of ResNet18 have fewer than 3 M
@@ -7,9 +7,6 @@ parameters.
 
 import torch
 from torch import Tensor, nn
-
-from know.models.names import TIMM
-from know.options import ParamError
 
 
 class Net(nn.Module):
@@ -24,7 +21,7 @@ class Net(nn.Module):
         return self.head(self.features(x))
 
 
-def _conv(
+def conv_bn(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: bool = True
 ) -> nn.Sequential:
     """Convolution, BatchNorm and, unless told otherwise, ReLU."""
@@ -51,7 +48,7 @@ def cnn_bn(channels: int, classes: int) -> Net:
     """The sample net with BatchNorm after each convolution."""
     layers: list[nn.Module] = []
     for width in (8, 16, 32, 32):
-        layers += [_conv(channels, width), nn.MaxPool2d(2)]
+        layers += [conv_bn(channels, width), nn.MaxPool2d(2)]
         channels = width
     return Net(nn.Sequential(_pooled(*layers), nn.Linear(32, 64), nn.ReLU(inplace=True)), 64, classes)
 
@@ -70,11 +67,11 @@ class _Residual(nn.Module):
 
 def resnet(channels: int, classes: int) -> Net:
     """A ResNet of basic blocks, widths 16-32-64, one block a stage."""
-    layers: list[nn.Module] = [_conv(channels, 16, stride=2)]
+    layers: list[nn.Module] = [conv_bn(channels, 16, stride=2)]
     inputs = 16
     for width, stride in ((16, 1), (32, 2), (64, 2)):
-        branch = nn.Sequential(_conv(inputs, width, stride=stride), _conv(width, width, act=False))
-        skip = None if inputs == width else _conv(inputs, width, 1, stride, act=False)
+        branch = nn.Sequential(conv_bn(inputs, width, stride=stride), conv_bn(width, width, act=False))
+        skip = None if inputs == width else conv_bn(inputs, width, 1, stride, act=False)
         layers.append(_Residual(branch, skip, relu=True))
         inputs = width
     return Net(_pooled(*layers), inputs, classes)
@@ -82,18 +79,18 @@ def resnet(channels: int, classes: int) -> Net:
 
 def mobilenet(channels: int, classes: int) -> Net:
     """MobileNetV2's inverted residuals (expansion 4, linear bottlenecks), widths 16-24-32."""
-    layers: list[nn.Module] = [_conv(channels, 16, stride=2)]
+    layers: list[nn.Module] = [conv_bn(channels, 16, stride=2)]
     inputs = 16
     for width, stride in ((16, 1), (24, 2), (24, 1), (32, 2), (32, 1)):
         hidden = 4 * inputs
         branch = nn.Sequential(
-            _conv(inputs, hidden, 1),
-            _conv(hidden, hidden, 3, stride, groups=hidden),
-            _conv(hidden, width, 1, act=False),
+            conv_bn(inputs, hidden, 1),
+            conv_bn(hidden, hidden, 3, stride, groups=hidden),
+            conv_bn(hidden, width, 1, act=False),
         )
         layers.append(_Residual(branch, None, relu=False) if stride == 1 and inputs == width else branch)
         inputs = width
-    return Net(_pooled(*layers, _conv(inputs, 96, 1)), 96, classes)
+    return Net(_pooled(*layers, conv_bn(inputs, 96, 1)), 96, classes)
 
 
 class _Shuffle(nn.Module):
@@ -106,12 +103,12 @@ class _Shuffle(nn.Module):
         self.split = stride == 1
         entry = half if self.split else inputs
         self.branch = nn.Sequential(
-            _conv(entry, half, 1), _conv(half, half, 3, stride, groups=half, act=False), _conv(half, half, 1)
+            conv_bn(entry, half, 1), conv_bn(half, half, 3, stride, groups=half, act=False), conv_bn(half, half, 1)
         )
         self.skip = (
             nn.Identity()
             if self.split
-            else nn.Sequential(_conv(inputs, inputs, 3, stride, groups=inputs, act=False), _conv(inputs, half, 1))
+            else nn.Sequential(conv_bn(inputs, inputs, 3, stride, groups=inputs, act=False), conv_bn(inputs, half, 1))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,12 +119,12 @@ class _Shuffle(nn.Module):
 
 def shufflenet(channels: int, classes: int) -> Net:
     """ShuffleNetV2 units, widths 32-64."""
-    layers: list[nn.Module] = [_conv(channels, 16, stride=2)]
+    layers: list[nn.Module] = [conv_bn(channels, 16, stride=2)]
     inputs = 16
     for width in (32, 64):
         layers += [_Shuffle(inputs, width, 2), _Shuffle(width, width, 1)]
         inputs = width
-    return Net(_pooled(*layers, _conv(inputs, 96, 1)), 96, classes)
+    return Net(_pooled(*layers, conv_bn(inputs, 96, 1)), 96, classes)
 
 
 class _Dense(nn.Module):
@@ -135,7 +132,7 @@ class _Dense(nn.Module):
 
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()
-        self.layer = _conv(inputs, growth)
+        self.layer = conv_bn(inputs, growth)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, self.layer(x)], 1)
@@ -143,14 +140,14 @@ class _Dense(nn.Module):
 
 def densenet(channels: int, classes: int) -> Net:
     """Three dense blocks of three layers, growth 12, with 1×1 transitions and average pooling between."""
-    layers: list[nn.Module] = [_conv(channels, 16, stride=2)]
+    layers: list[nn.Module] = [conv_bn(channels, 16, stride=2)]
     inputs = 16
     for block in range(3):
         for _ in range(3):
             layers.append(_Dense(inputs, 12))
             inputs += 12
         if block < 2:
-            layers += [_conv(inputs, inputs // 2, 1), nn.AvgPool2d(2)]
+            layers += [conv_bn(inputs, inputs // 2, 1), nn.AvgPool2d(2)]
             inputs //= 2
     return Net(_pooled(*layers), inputs, classes)
 
@@ -188,40 +185,3 @@ def resnet18_released(channels: int, classes: int) -> Net:
         layers.append(_Residual(branch, skip, relu=True))
         inputs = width
     return Net(_pooled(*layers), inputs, classes)
-
-
-def build(architecture: str, channels: int, classes: int, seed: int) -> Net:
-    """A freshly initialised network, by its name: the function of that name here, or timm's network of it.
-
-    Initialisation is He's uniform (convolutions and hidden linear layers; timm's networks keep their own) and PyTorch's
-    default for the head, drawn under ``seed`` without touching the global generator.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if architecture.startswith(TIMM):
-            return _timm(architecture.removeprefix(TIMM), channels, classes)
-        net: Net = globals()[architecture.replace("-", "_")](channels, classes)
-        for module in net.features.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-    return net
-
-
-def _timm(name: str, channels: int, classes: int) -> Net:
-    try:
-        import timm
-    except ModuleNotFoundError:
-        raise ParamError(f"architecture: got {TIMM}{name}; allowed with timm installed: pip install timm") from None
-    if name not in timm.list_models():
-        raise ParamError(f"architecture: got {TIMM}{name}; allowed: a network in timm.list_models()")
-    body = timm.create_model(name, in_chans=channels, num_classes=0)  # without its head: images to features
-    return Net(body, body.num_features, classes)
-
-
-def new_head(net: Net, classes: int, seed: int) -> None:
-    """Replace the head of ``net`` by a fresh one of ``classes`` outputs, as transfer to another label set does."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net.head = nn.Linear(net.head.in_features, classes)

@@ -142,7 +142,7 @@ def _imports(tree: ast.Module, module: str) -> set[str]:
 def _versions() -> tuple[str, ...]:
     """Of the libraries that compute."""
     versions = []
-    for name in ("torch", "torchvision", "timm", "numpy"):
+    for name in ("torch", "torchvision", "timm", "segmentation_models_pytorch", "numpy"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{name} {importlib.metadata.version(name)}")
     return tuple(versions)

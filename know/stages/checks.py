@@ -6,6 +6,7 @@ import torch
 
 from know.data.catalogue import dataset
 from know.data.splits import Task, downstream_parts, downstream_task, draw_split, source_task
+from know.models.build import build
 from know.options import ParamError
 from know.params import Params
 from know.prediction.options import Predict
@@ -20,6 +21,7 @@ def check(params: Params) -> None:
         ParamError: one line that names the key, also of a later stage.
     """
     check_sizes(params)
+    check_pretrained(params)
     check_hypermodels(params.predict, params.history_length, "predict")
 
 
@@ -41,6 +43,17 @@ def learned_tasks(params: Params) -> list[Task]:
     task = downstream_task(params.downsize)
     domains = dataset(task.dataset).domains
     return [task.without(domains.index(name)) for name in params.evaluate.held_out] or [task]
+
+
+def check_pretrained(params: Params) -> None:
+    """Whether what ``forget.pretrained`` names can be had, and fits the network.
+
+    Raises:
+        ParamError: it cannot or does not; says why.
+    """
+    if params.forget.pretrained is not None:
+        pool = source_task(params.downsize).pool(torch.device("cpu"))
+        build(params.forget.architecture, pool.channels, len(pool.outputs), 0, params.forget.pretrained)
 
 
 def check_hypermodels(predict: Predict, history_length: int, section: str) -> None:

@@ -20,13 +20,14 @@ from know.data.options import subset_sizes
 from know.data.sources import DataError
 from know.data.splits import more_images, source_task
 from know.meta.runs import draw_runs
-from know.models.small import build
+from know.models.build import build
 from know.params import Params
 from know.prediction.controls import Case
 from know.prediction.predictors import no_change
 from know.run.device import here
 from know.run.executor import device_of, jobs_of, map_all
 from know.stages.evaluate import SCRATCH, fine_tunings, followed
+from know.stages.forget import trained_sizes
 from know.stages.predict import control_starts, kept, real_steps, ruled
 from know.stages.results import SavedStart, Track
 from know.tasks.options import Augmentation
@@ -77,8 +78,8 @@ def works(params: Params) -> dict[str, list[Work]]:
     spare, side = _source(params)
     options, own, seeds = params.downsize, params.forget, params.downsize.source_seeds
     sizes, length = subset_sizes(options.source_images, params.rate, params.history_length), params.history_length
-    more = more_images(options, params.rate, spare)
-    trained = {options.source_images, *options.headroom_images, *([more] if more else [])}
+    trained = trained_sizes(params, spare)
+    more = more_images(options, params.rate, spare) if own.source.max_epochs else None
     classes, channels = len(options.source_classes), dataset(options.dataset).channels
     source = Network(own.architecture, channels, side, classes, own.source.batch_size, own.source.augment)
     further = replace(source, batch_size=own.batch_size, augment=own.augment)

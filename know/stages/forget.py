@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path as FilePath
+from typing import Literal
 
 import pandas as pd
 
 from know.data.options import subset_sizes
 from know.data.splits import Split, more_images, source_task
+from know.models.names import LIBRARY
 from know.options import ParamError
 from know.params import Params
 from know.run.executor import run_all
@@ -36,11 +39,35 @@ from know.training.runs import (
 )
 
 
+def trained_sizes(params: Params, spare: int) -> list[int]:
+    """How many images each net of a source seed is trained on, most first: D_{-1}, if it fits into ``spare`` images, D_0, and
+    for the headroom; of one that is pretrained and not trained any further, D_0."""
+    options = params.downsize
+    if not params.forget.source.max_epochs:
+        return [options.source_images]
+    more = more_images(options, params.rate, spare)
+    return sorted({options.source_images, *options.headroom_images, *([more] if more else [])}, reverse=True)
+
+
+def pretrained_input(pretrained: str | None) -> FileInput | Literal["library"] | None:
+    """``forget.pretrained`` as a job holds it.
+
+    Raises:
+        ParamError: there is no such file.
+    """
+    if pretrained is None or pretrained == LIBRARY:
+        return LIBRARY if pretrained else None
+    try:
+        return FileInput.of(FilePath(pretrained))
+    except OSError as error:
+        raise ParamError(
+            f"forget.pretrained: {pretrained}: {error.strerror}; allowed: null, {LIBRARY}, or a checkpoint file"
+        ) from None
+
+
 def source_jobs(params: Params, seed: int) -> dict[int, SourceJob]:
-    """The nets to train for a source seed, by their number of images, most first: D_{-1}, D_0, and for the headroom."""
+    """The nets to train for a source seed, by their number of images, most first."""
     split, options = split_path(seed), params.downsize
-    more = more_images(options, params.rate, len(Split.read(split).order))
-    sizes = {options.source_images, *options.headroom_images, *([more] if more else [])}
     job = SourceJob(
         source_task(options),
         params.forget.architecture,
@@ -48,8 +75,9 @@ def source_jobs(params: Params, seed: int) -> dict[int, SourceJob]:
         options.source_images,
         params.forget.source,
         seed,
+        pretrained_input(params.forget.pretrained),
     )
-    return {images: replace(job, images=images) for images in sorted(sizes, reverse=True)}
+    return {images: replace(job, images=images) for images in trained_sizes(params, len(Split.read(split).order))}
 
 
 def run(params: Params) -> None:
@@ -78,7 +106,9 @@ def run(params: Params) -> None:
     sizes = tuple(subset_sizes(params.downsize.source_images, params.rate, params.history_length))
     more = round(params.downsize.source_images / params.rate)
     options = params.forget
-    recipe = Recipe(options.epochs, options.batch_size, options.lr, augment=options.augment)
+    recipe = Recipe(
+        options.epochs, options.batch_size, options.lr, augment=options.augment, weight_decay=options.weight_decay
+    )
     wanted = (sizes[0], more) if options.oracle else sizes[:1]
     starts = [(seed, images) for seed, images in nets if images in wanted]
     jobs = [

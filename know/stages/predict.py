@@ -10,8 +10,8 @@ from typing import cast
 import pandas as pd
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
-from know.models.small import Net
 from know.params import Params
 from know.prediction.controls import Case
 from know.prediction.engine import pointwise_of
@@ -167,7 +167,7 @@ class Maker:
     source: SourceJob
     theta_0: State
 
-    def net(self, start: SavedStart, state: State) -> Net:
+    def net(self, start: SavedStart, state: State) -> nn.Module:
         """The network with a start's weights; "re-estimate" averages the statistics on D_0."""
         net = self.source.net(with_batchnorm(state, self.theta_0, cast(BatchNormRule, start.batchnorm)))
         if start.batchnorm == "re-estimate":

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from know.data.catalogue import dataset
 from know.data.images import ImageSet, Samples
 from know.data.splits import Split, Task, downstream_parts
-from know.models.small import Net, build
+from know.models.build import build
 from know.run.device import here
 from know.run.store import FileInput
 from know.seeds import derive
@@ -33,7 +34,10 @@ from know.weights.kinds import State
 
 @dataclass(frozen=True)
 class SourceJob:
-    """Training a net on the first ``images`` of a source seed's ``split`` until its validation loss has converged."""
+    """Training a net on the first ``images`` of a source seed's ``split`` until its validation loss has converged.
+
+    ``pretrained``: what it starts from, if not from fresh weights (``forget.pretrained``).
+    """
 
     task: Task
     architecture: str
@@ -41,6 +45,7 @@ class SourceJob:
     images: int
     training: SourceTraining
     seed: int
+    pretrained: FileInput | Literal["library"] | None = None
 
     def images_of(self, size: int) -> ImageSet:
         """The first ``size`` images of the order: D_k for |D_k|."""
@@ -50,10 +55,16 @@ class SourceJob:
     def validation(self) -> ImageSet:
         return self.task.pool(here()).select(_split(self.split).validation)
 
-    def net(self, state: State | None = None) -> Net:
+    def net(self, state: State | None = None) -> nn.Module:
         """The network with these weights, or as it was initialised: alike for all sizes of data."""
-        pool = self.task.pool(here())
-        net = build(self.architecture, pool.images.shape[1], len(pool.classes), derive("weights", self.seed))
+        pool, pretrained = self.task.pool(here()), self.pretrained if state is None else None
+        net = build(
+            self.architecture,
+            pool.channels,
+            len(pool.outputs),
+            derive("weights", self.seed),
+            pretrained.path if isinstance(pretrained, FileInput) else pretrained,
+        )
         if state is not None:
             net.load_state_dict(state)
         return net.to(here())
@@ -76,9 +87,17 @@ class Trained:
 
 
 def train_source(job: SourceJob) -> Trained:
-    """Θ_0, or Θ_{-1}, or a net for the headroom, by how many images the job has."""
+    """Θ_0, or Θ_{-1}, or a net for the headroom, by how many images the job has; without epochs, what was pretrained."""
     net, options = job.net(), job.training
-    recipe = Recipe(options.max_epochs, options.batch_size, options.lr, augment=options.augment)
+    if not options.max_epochs:
+        return Trained(state_of(net), [], [], -1, True)
+    recipe = Recipe(
+        options.max_epochs,
+        options.batch_size,
+        options.lr,
+        augment=options.augment,
+        weight_decay=options.weight_decay,
+    )
     history: History = fit(
         net, job.images_of(job.images), recipe, derive("source", job.seed),
         validation=job.validation, patience=options.patience,
@@ -200,7 +219,7 @@ class TransferJob:
         """The images to judge by."""
         return (self.task if self.held_out is None else self.task.only(self.held_out)).test(here())
 
-    def net(self, data: ImageSet) -> Net:
+    def net(self, data: ImageSet) -> nn.Module:
         """The network before fine-tuning, under its new head."""
         start = None if self.start is None else load_file(self.start.path)
         return transferred(self.architecture, start, data, self.seed, self.head_scale)
