@@ -13,7 +13,7 @@ install: $(BIN)/.know-installed
 $(BIN)/.know-installed: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import sys; assert sys.version_info >= (3, 11), "know needs Python 3.11 or newer, this is " + sys.version; '
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock --editable '.[dev]'
 	touch $@
 
 repro: install

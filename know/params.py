@@ -38,6 +38,8 @@ class Evaluate(Section):
     many are run at that share; None: all. ``steps``: "chosen", every start at the step that is best on validation images, or "last":
     at its last, and all but the candidate only there. ``tuned`` starts are run, at the largest share, at each of the
     ``learning_rates`` beside ``fine_tuning.lr`` as well, and judged at the best on validation images.
+    ``held_out``: of the downstream task's domains: each is left out of what is learned from once, and then is what is tested on;
+    none, and all images are learned from and tested on.
     ``head_zero``: whether naïve transfer is run with its new head at 0 as well. ``followed``: starts whose fine-tuning is
     followed epoch by epoch.
     """
@@ -46,6 +48,7 @@ class Evaluate(Section):
     fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1), AfterValidator(distinct)]
     validation_images: Count
     downstream_seeds: Seeds
+    held_out: Annotated[tuple[str, ...], AfterValidator(distinct)]
     full_draws: Count | None
     steps: Literal["chosen", "last"]
     tuned: Annotated[tuple[str, ...], AfterValidator(distinct)]
@@ -168,6 +171,17 @@ class Params(Section):
                     f"predict.methods: got {start}, which needs a history of {wrong[0]} weights; allowed: those that do with"
                     f" history_length = {length}"
                 )
+        source, downstream = dataset(self.downsize.dataset), dataset(self.downsize.downstream_dataset)
+        if unknown := [name for name in self.evaluate.held_out if name not in downstream.domains]:
+            raise ValueError(
+                f"evaluate.held_out: got {unknown[0]!r}; allowed: domains of {downstream.name}:"
+                f" {', '.join(downstream.domains) or 'it has none'}"
+            )
+        if source.kind != downstream.kind:
+            raise ValueError(
+                f"downsize.downstream_dataset: got {downstream.name}, for {downstream.kind}; allowed: one for {source.kind}, as"
+                f" downsize.dataset = {source.name}"
+            )
         starts = {*self.predict.starts, *PREDICTORS, *CONTROLS, "more_data"}  # one that is not run is left out
         for key, names in (("evaluate.tuned", self.evaluate.tuned), ("predict.crossed", self.predict.crossed)):
             if unknown := [name for name in names if name not in starts]:

@@ -17,7 +17,7 @@ from know.bench.plan import PLAN, load_plan
 from know.bench.scoring import TRAJECTORY
 from know.models.small import build
 from know.params import ParamError, load
-from know.tasks.classification import logits_of
+from know.tasks.measures import logits_of
 from know.training.distillation import match_outputs
 from know.training.forgetting import state_of
 from know.training.jackknife import half, jackknife_step
@@ -115,10 +115,10 @@ def test_outputs_are_carried_on_by_their_share():
 @pytest.mark.parametrize("architecture", ["cnn", "cnn-bn"])
 def test_distillation_comes_nearer_to_the_target_function(toy, architecture):
     net, teacher = (build(architecture, 1, 3, seed) for seed in (0, 1))
-    target = 2 * logits_of(teacher, toy)[0]
+    target = 2 * logits_of(teacher, toy)
 
     def distance() -> float:
-        return (logits_of(net, toy)[0] - target).square().mean().item()
+        return (logits_of(net, toy) - target).square().mean().item()
 
     before = distance()
     match_outputs(net, toy, target, Recipe(20, 30, 1e-3), 0)

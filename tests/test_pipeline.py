@@ -21,7 +21,7 @@ from know.params import load
 from know.stages import estimate
 from know.stages.results import SavedStart
 
-STAGES = ["downsize", "forget", "meta_train", "predict", "evaluate", "report"]
+STAGES = ["downsize", "forget", "meta_train", "predict", "evaluate", "ablations", "report"]
 
 
 class Copy:

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -22,7 +23,7 @@ from know.analysis.statistics import (
     recovery,
     unpaired,
 )
-from know.tasks.classification import calibration_error
+from know.tasks.measures import Calibration
 
 
 def test_interval_is_students():
@@ -263,6 +264,15 @@ def test_the_effect_sizes_correction_takes_off_the_bias():
 
 
 # --- calibration ------------------------------------------------------------------------------------------------
+
+
+def calibration_error(probabilities, labels, bins=15):
+    """Of two batches."""
+    calibration, cut = Calibration(bins), len(labels) // 2
+    logits, labels = torch.as_tensor(np.asarray(probabilities)).log(), torch.as_tensor(np.asarray(labels))
+    calibration.update(logits[:cut], labels[:cut])
+    calibration.update(logits[cut:], labels[cut:])
+    return calibration.compute()
 
 
 def test_calibration_error_by_hand():

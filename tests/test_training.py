@@ -7,7 +7,8 @@ from know.models.small import build, new_head
 from know.options import ParamError
 from know.params import load
 from know.seeds import derive
-from know.tasks.classification import augmented, measure
+from know.tasks.augmentation import augmented
+from know.tasks.measures import measure
 from know.training.fine_tuning import fine_tune, labelled, transferred
 from know.training.forgetting import Redrawn, forget, load_trajectory, save_trajectory, state_of
 from know.training.loop import Recipe, fit
@@ -46,7 +47,7 @@ def test_it_learns(toy):
 def test_measure_against_a_plain_forward(toy):
     net = build("cnn", 1, 3, 0).eval()
     logits = net(toy.images.float() / 127.5 - 1)
-    loss, accuracy = measure(net, toy, batch_size=50)
+    loss, accuracy = measure(net, toy)
     assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, toy.labels).item(), rel=1e-5)
     assert accuracy == pytest.approx((logits.argmax(1) == toy.labels).float().mean().item())
 
@@ -75,6 +76,9 @@ def test_an_epoch_is_every_image_once_in_equal_batches(toy):
     torch.testing.assert_close(pixels, normalise(toy.images).flatten(1).sum(1).sort().values)
 
 
+LABEL = torch.zeros(1, dtype=torch.int64)
+
+
 def test_augmentation_moves_at_most_what_the_paper_says():
     side = 101
     image = torch.zeros(1, 1, side, side)
@@ -83,7 +87,7 @@ def test_augmentation_moves_at_most_what_the_paper_says():
     centres, areas = [], []
     grid = torch.arange(side, dtype=torch.float)
     for _ in range(300):
-        moved = augmented(image, "affine", generator)[0, 0]
+        moved = augmented(image, LABEL, "affine", generator)[0][0, 0]
         areas.append((moved.sum() / 25).item())
         centres.append(((moved.sum(0) @ grid) / moved.sum()).item())
     shift = (torch.tensor(centres) - side // 2).abs() / side
@@ -96,11 +100,11 @@ def test_a_crop_is_a_window_of_the_padded_image_mirrored_or_not():
     padded = torch.nn.functional.pad(image, (2, 2, 2, 2))[0]
     windows = [padded[:, i : i + 16, j : j + 16] for i in range(5) for j in range(5)]
     allowed = torch.stack([*windows, *(window.flip(2) for window in windows)])
-    crops = augmented(image.expand(2000, -1, -1, -1), "crop-flip", torch.Generator().manual_seed(0))
+    crops = augmented(image.expand(2000, -1, -1, -1), LABEL, "crop-flip", torch.Generator().manual_seed(0))[0]
     which = [(allowed == crop).flatten(1).all(1).nonzero().flatten().tolist() for crop in crops]
     counts = torch.tensor([index for (index,) in which]).bincount(minlength=50)
     assert counts.min() > 15  # each of the 50 some 40 times
-    assert augmented(image, "none", torch.Generator()) is image
+    assert augmented(image, LABEL, "none", torch.Generator())[0] is image
 
 
 def test_redrawn_subsets_are_as_large_and_never_the_same(toy):

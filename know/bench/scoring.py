@@ -20,7 +20,7 @@ from know.run.store import FileInput
 from know.stages.evaluate import SCRATCH
 from know.stages.predict import Maker, other, predicted_starts, ruled
 from know.stages.results import SavedStart, write_state
-from know.tasks.classification import outcome
+from know.tasks.measures import outcome
 from know.training.forgetting import state_of
 from know.training.runs import TransferJob, transfer
 from know.weights.geometry import step_geometry

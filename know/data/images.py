@@ -41,6 +41,15 @@ class Samples(Protocol):
         Batches are of equal size to within one: a ragged last batch of a single image is an error in BatchNorm."""
 
 
+class Images(Samples, Protocol):
+    """Samples that are images of one size."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        ...
+
+
 def equal_batches(total: int, batch_size: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
     """The indices 0 … total-1, in order or shuffled, in the fewest batches of at most ``batch_size``, of equal size to
     within one."""
@@ -238,6 +247,9 @@ class FileSet(ImageSet):
     ``images`` and ``targets`` read all of them. Labels and the like stay on the CPU; batches come on the device.
     """
 
+    files: Files
+    place: torch.device
+
     def __init__(self, files: Files, device: torch.device | None = None) -> None:
         one = files.listing
         self.__dict__.update(
@@ -249,11 +261,11 @@ class FileSet(ImageSet):
         return f"FileSet({len(self)} images of {self.shape}, {len(self.outputs)} outputs)"
 
     @property
-    def images(self) -> Tensor:  # type: ignore[override]
+    def images(self) -> Tensor:
         return self.loaded().images
 
     @property
-    def targets(self) -> Tensor | None:  # type: ignore[override]
+    def targets(self) -> Tensor | None:
         return self.loaded().targets
 
     @property

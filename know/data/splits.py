@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,7 @@ class Task:
     """Some classes of a data set, and the share of its training images that is set aside for meta-training.
 
     ``digest``: of the data set's images, by which a run's record knows them. ``image_size``: to which they are reduced.
+    ``domains``: those whose images it has; all, if none is named.
     """
 
     dataset: str
@@ -32,6 +33,15 @@ class Task:
     meta_share: float = 0.0
     digest: str = ""
     image_size: int | None = None
+    domains: tuple[int, ...] = ()
+
+    def without(self, domain: int) -> Task:
+        """The task on the images of all other domains."""
+        return replace(self, domains=tuple(d for d in range(len(dataset(self.dataset).domains)) if d != domain))
+
+    def only(self, domain: int) -> Task:
+        """The task on the images of this domain alone."""
+        return replace(self, domains=(domain,))
 
     @property
     def name(self) -> str:
@@ -60,12 +70,16 @@ def _pool(task: Task, use: Literal["experiment", "meta"], device: torch.device) 
         order = stratified_order(images.labels, derive("pools", task.dataset))
         cut = round(task.meta_share * len(order))
         images = images.select((order[:cut] if use == "meta" else order[cut:]).sort().values)
-    return images.of_classes(task.classes).to(device)
+    return _of(images, task).to(device)
 
 
 @lru_cache(maxsize=4)
 def _test(task: Task, device: torch.device) -> ImageSet:
-    return load(task.dataset, "test", side=task.image_size).of_classes(task.classes).to(device)
+    return _of(load(task.dataset, "test", side=task.image_size), task).to(device)
+
+
+def _of(images: ImageSet, task: Task) -> ImageSet:
+    return (images.of_domains(task.domains) if task.domains else images).of_classes(task.classes)
 
 
 def source_task(params: Downsize) -> Task:

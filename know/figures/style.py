@@ -128,14 +128,14 @@ def gains(table: pd.DataFrame, base: pd.Series[bool], by: Sequence[str], value: 
     """Differences in points to the ``base`` rows of the same draw, a row a source seed, the independent unit.
 
     Args:
-        table: ``value`` (a share), the columns of ``by``, and fraction, source_seed, downstream_seed, epoch as far as they
+        table: ``value`` (a share), the columns of ``by``, and fraction, source_seed, downstream_seed, held_out, epoch as far as they
             tell draws apart.
         by: what is not averaged over; draws are.
 
     Returns:
         The columns of ``by``, source_seed, gain, and base (in points too).
     """
-    draw = [name for name in ("fraction", "source_seed", "downstream_seed", "epoch") if name in table]
+    draw = [name for name in ("fraction", "source_seed", "downstream_seed", "held_out", "epoch") if name in table]
     paired = table.join(table[base].set_index(draw)[value].rename("base"), on=draw)
     paired = paired.assign(gain=POINT * (paired[value] - paired.base), base=POINT * paired.base)
     return paired.groupby([*by, "source_seed"], as_index=False)[["gain", "base"]].mean()

@@ -7,7 +7,7 @@ process that does it, so that whatever stops a stage, finished runs are never do
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from know.run.device import device_named, on
 from know.run.options import Compute
 from know.run.process import serve
 from know.run.progress import track
-from know.run.store import code_digest, key_of, once, record_path
+from know.run.store import code_digest, found, key_of, once
 
 if TYPE_CHECKING:
     from dask.distributed import Client
@@ -97,18 +97,26 @@ def run_all(function: Callable[[J], R], jobs: Sequence[J], compute: Compute, des
     how = numerics(compute)
     keys = [key_of(function, job, how) for job in jobs]
     distinct = dict(zip(keys, jobs, strict=True))  # two jobs may read the same content from two places
-    recorded = _Recorded(function, code_digest(function.__module__))
     for folder in paths.RUNS.glob("*"):
         paths.sweep(folder)
-    for _ in _parallel(recorded, list(distinct.values()), compute, description):
+    results = _kept(function, distinct)
+    missing = {key: job for key, job in distinct.items() if key not in results}
+    for _ in _parallel(
+        _Recorded(function, code_digest(function.__module__)), [*missing.values()], compute, description
+    ):
         pass
-    if lost := [key for key in distinct if not record_path(key).exists()]:
+    results |= _kept(function, missing)
+    if lost := [key for key in missing if key not in results]:
         raise RuntimeError(
             f"{len(lost)} of {len(distinct)} records are not in {paths.RUNS}: the workers have another store of runs;"
             " set KNOW_RUNS to one folder that all can reach"
         )
-    results = {key: one(function, job, compute) for key, job in distinct.items()}
     return [results[key] for key in keys]
+
+
+def _kept(function: Callable[[J], R], keys: Iterable[str]) -> dict[str, R]:
+    """What has been computed, of the runs of these keys."""
+    return {key: result for key in keys if (result := found(function, key)) is not None}
 
 
 def map_all(function: Callable[[J], R], jobs: Sequence[J], compute: Compute, description: str) -> list[R]:

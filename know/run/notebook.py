@@ -1,7 +1,4 @@
-"""Run a notebook as a stage: inject the named sections of ``params.yaml``, execute, keep a reproducible copy.
-
-``python -m know.run.notebook notebooks/02_forget.ipynb build/notebooks/02_forget.ipynb -p rate -p forget``
-"""
+"""Run a notebook as a stage: inject the named sections of ``params.yaml``, execute, keep a reproducible copy."""
 
 from __future__ import annotations
 

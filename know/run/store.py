@@ -9,6 +9,7 @@ cells of a sweep find what is there. No record is a pickle; one that is damaged 
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -147,8 +148,11 @@ def _imports(tree: ast.Module, module: str) -> set[str]:
 @cache
 def _versions() -> tuple[str, ...]:
     """Of the libraries that compute."""
-    found = {one.name.lower(): one.version for one in importlib.metadata.distributions()}
-    return tuple(f"{name} {found[name]}" for name in ("torch", "torchvision", "timm", "numpy") if name in found)
+    versions = []
+    for name in ("torch", "torchvision", "timm", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+    return tuple(versions)
 
 
 def key_of(function: Callable[[J], R], job: J, numerics: str) -> str:
@@ -179,6 +183,12 @@ def _packed(value: object, tensors: dict[str, Tensor], place: str) -> Plain:
     return canonical(value)
 
 
+@cache
+def _fields(kind: type) -> dict[str, object]:
+    """The types of a dataclass's fields."""
+    return typing.get_type_hints(kind)
+
+
 def _unpacked(plain: object, hint: object, tensors: Mapping[str, Tensor]) -> object:
     """What ``_packed`` was given, by the result's type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -189,7 +199,7 @@ def _unpacked(plain: object, hint: object, tensors: Mapping[str, Tensor]) -> obj
     if hint is Tensor:
         return tensors[plain["tensor"]]  # type: ignore[index]
     if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
+        hints = _fields(hint)  # type: ignore[arg-type]
         return hint(**{name: _unpacked(item, hints[name], tensors) for name, item in plain.items()})  # type: ignore
     if origin is dict:
         return {key: _unpacked(item, arguments[1], tensors) for key, item in plain.items()}  # type: ignore[attr-defined]
@@ -203,15 +213,24 @@ def _unpacked(plain: object, hint: object, tensors: Mapping[str, Tensor]) -> obj
 
 def once(function: Callable[[J], R], job: J, numerics: str) -> R:
     """``function(job)``, from its record if there is one; else it is computed and recorded."""
-    folder = record_path(key_of(function, job, numerics))
-    hint = typing.get_type_hints(function)["return"]
-    found = _read(folder, hint)
-    if found is not None:
-        return found  # type: ignore[return-value]
+    key = key_of(function, job, numerics)
+    if (recorded := found(function, key)) is not None:
+        return recorded
+    folder = record_path(key)
     with unfinished(folder.with_name(f"{folder.name}.unfinished")):
         result = function(job)
         _write(folder, f"{function.__module__}:{function.__qualname__}", job, result)
     return result
+
+
+def found(function: Callable[[J], R], key: str) -> R | None:
+    """The result of the run of this key, from its record; None: it has none, or a damaged one, which is removed."""
+    return _read(record_path(key), _returned(function))  # type: ignore[return-value]
+
+
+@cache
+def _returned(function: Callable[..., object]) -> object:
+    return typing.get_type_hints(function)["return"]
 
 
 def record_path(key: str) -> Path:

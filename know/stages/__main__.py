@@ -1,6 +1,6 @@
 """Run a stage of dvc.yaml: ``python -m know.stages forget``. What all would take: ``python -m know.stages --estimate``.
 
-Its notebooks are executed with the parameters that the stage declares, and no others. The pipeline's lock links what a
+Its notebook is executed with the parameters that the stage declares, and no others. The pipeline's lock links what a
 stage made to the dependencies as they are when it ends; so a stage whose dependencies changed while it ran fails.
 """
 
@@ -43,10 +43,11 @@ def run_stage(name: str, root: Path = paths.ROOT) -> None:
     if name in TRAINING:
         _print(_estimate().announced(given, name))
     before = digests(root, stage["deps"])
-    notebooks = [root / path for path in stage["deps"] if path.startswith("notebooks/")]
+    (notebook,) = (root / path for path in stage["deps"] if path.startswith("notebooks/"))
     with Watch(name):
-        for notebook in notebooks:
-            run(notebook, paths.BUILD / "notebooks" / notebook.name, sections)
+        run(notebook, paths.BUILD / "notebooks" / notebook.name, sections)
+    if name == "report":
+        importlib.import_module("know.report.pages").render_all(given)  # late, for no other stage depends on it
     if different := changed(before, digests(root, stage["deps"])):
         raise NotebookError(
             f"{different[0]} changed while {name} ran, so its results are of neither state: run it again"

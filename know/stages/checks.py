@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from know.data.splits import downstream_parts, downstream_task, draw_split, source_task
+from know.data.catalogue import dataset
+from know.data.splits import Task, downstream_parts, downstream_task, draw_split, source_task
 from know.options import ParamError
 from know.params import Params
 from know.prediction.options import Predict
@@ -30,8 +31,16 @@ def check_sizes(params: Params) -> None:
     """
     cpu, evaluate = torch.device("cpu"), params.evaluate
     draw_split(source_task(params.downsize).pool(cpu).labels, params.downsize, seed=0)
-    pool, _ = downstream_parts(downstream_task(params.downsize), evaluate.validation_images, cpu)
-    labelled(pool, evaluate.labels, seed=0)
+    for task in learned_tasks(params):
+        pool, _ = downstream_parts(task, evaluate.validation_images, cpu)
+        labelled(pool, evaluate.labels, seed=0)
+
+
+def learned_tasks(params: Params) -> list[Task]:
+    """The downstream task; or, for each domain that is held out, the task without it."""
+    task = downstream_task(params.downsize)
+    domains = dataset(task.dataset).domains
+    return [task.without(domains.index(name)) for name in params.evaluate.held_out] or [task]
 
 
 def check_hypermodels(predict: Predict, history_length: int, section: str) -> None:

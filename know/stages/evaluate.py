@@ -11,11 +11,13 @@ import pandas as pd
 
 from know.analysis.starts import TUNED
 from know.analysis.statistics import mean_interval
+from know.data.catalogue import dataset
 from know.data.splits import downstream_task, source_task
 from know.params import Params
 from know.run.executor import run_all
 from know.run.store import FileInput
 from know.stages.results import SavedStart, read_starts, write_csv
+from know.tasks.options import METRICS
 from know.training.runs import TransferJob, Transferred, learning_curve, transfer
 
 SCRATCH = SavedStart("main", "scratch", 0, 0, "reference")
@@ -24,16 +26,17 @@ NAIVE = "naive"
 
 @dataclass(frozen=True)
 class Draw:
-    """A share of the labels, and a pair of seeds."""
+    """A share of the labels, a pair of seeds, and the domain that is held out, if the task has domains."""
 
     fraction: float
     labels: int
     source_seed: int
     downstream_seed: int
+    held_out: str = ""
 
 
 def draws(params: Params) -> Iterator[Draw]:
-    """Every share of the labels with every pair of seeds."""
+    """Every share of the labels with every pair of seeds, and each domain that is held out."""
     options = params.evaluate
     for fraction in options.fractions:
         seeds = options.downstream_seeds
@@ -41,7 +44,8 @@ def draws(params: Params) -> Iterator[Draw]:
             seeds = seeds[: options.full_draws]
         for source_seed in params.downsize.source_seeds:
             for downstream_seed in seeds:
-                yield Draw(fraction, round(fraction * options.labels), source_seed, downstream_seed)
+                for held_out in options.held_out or ("",):
+                    yield Draw(fraction, round(fraction * options.labels), source_seed, downstream_seed, held_out)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ def transfer_job(params: Params, one: Treated, draw: Draw) -> TransferJob:
         draw.source_seed,
         draw.downstream_seed,
         one.head_scale,
+        dataset(params.downsize.downstream_dataset).domains.index(draw.held_out) if draw.held_out else None,
     )
 
 
@@ -128,11 +133,13 @@ def run(params: Params) -> None:
         "arch": params.forget.architecture,
         "downstream": downstream_task(params.downsize).name,
     }
+    task["metric"] = METRICS[dataset(params.downsize.downstream_dataset).kind]
     transferred = kept.assign(**task, seed=1000 * kept.source_seed + kept.downstream_seed)
     outcome, seeds = ["accuracy", "loss", "ece"], ["fraction", "labels", "source_seed", "downstream_seed"]
-    columns = ["source", "arch", "downstream", "method", "steps", "fraction", "seed", "accuracy"]
-    more = ["role", "source_seed", "downstream_seed", "labels", "batchnorm", "crossed", "lr"]
-    more += ["chosen", "validation_accuracy", "loss", "ece"]
+    seeds += ["held_out"] if params.evaluate.held_out else []
+    outcome += ["bleu"] if kept.bleu.notna().any() else []
+    columns = ["source", "arch", "downstream", "method", "steps", "fraction", "seed", "accuracy", "metric"]
+    more = ["role", *seeds[2:], "labels", "batchnorm", "crossed", "lr", "chosen", "validation_accuracy", *outcome[1:]]
     write_csv(transferred[columns + more], "transfer.csv")
     write_csv(selection, "selection.csv")
     rates = table[table.role == "tuned"]
@@ -152,7 +159,7 @@ def run(params: Params) -> None:
 
 def _row(one: Treated, draw: Draw, found: Transferred) -> dict[str, object]:
     row = asdict(one.start) | asdict(draw) | asdict(found.test)
-    return row | {"lr": one.lr, "validation_accuracy": found.validation.accuracy}
+    return row | {"lr": one.lr, "validation_accuracy": found.validation.accuracy, "bleu": found.bleu}
 
 
 def select(table: pd.DataFrame, params: Params) -> pd.DataFrame:
@@ -210,8 +217,9 @@ def chosen(table: pd.DataFrame, selection: pd.DataFrame) -> pd.DataFrame:
 def followed(params: Params, starts: Sequence[SavedStart]) -> Iterator[tuple[Treated, Draw]]:
     """The followed starts' first step, with one draw of all labels a source seed."""
     options = params.evaluate
+    first = (max(options.fractions), options.downstream_seeds[0], (*options.held_out, "")[0])
     for draw in draws(params):
-        if draw.fraction == max(options.fractions) and draw.downstream_seed == options.downstream_seeds[0]:
+        if (draw.fraction, draw.downstream_seed, draw.held_out) == first:
             for s in starts:
                 plain = s.track == "main" and s.steps < 2 and s.candidate == 0 and not s.crossed
                 if plain and s.method in options.followed:

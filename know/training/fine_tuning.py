@@ -31,13 +31,13 @@ def transferred(
     architecture: str, start: Mapping[str, Tensor] | None, data: ImageSet, seed: int, head_scale: float = 1.0
 ) -> Net:
     """The network to fine-tune on ``data``: the body of ``start``, or a fresh one (None), under a fresh head times ``head_scale``."""
-    net = build(architecture, data.images.shape[1], len(data.classes), derive("scratch", seed))
+    net = build(architecture, data.channels, len(data.classes), derive("scratch", seed))
     if start is not None:
         body = {name.removeprefix("features."): t for name, t in start.items() if not name.startswith("head.")}
         net.features.load_state_dict(body)  # strict: only the head may be missing
     new_head(net, len(data.classes), derive("head weights", seed))
     net.head.load_state_dict({name: head_scale * tensor for name, tensor in net.head.state_dict().items()})
-    return net.to(data.images.device)
+    return net.to(data.device)
 
 
 def fine_tune(

@@ -19,7 +19,7 @@ from know.data.images import ImageSet
 from know.data.subsets import stratified_order
 from know.run.store import FileInput
 from know.seeds import derive
-from know.tasks.classification import logits_of
+from know.tasks.measures import logits_of
 from know.training.forgetting import state_of
 from know.training.loop import Recipe, fit
 from know.training.runs import SourceJob
@@ -54,7 +54,7 @@ def go_on(job: GoOnJob) -> GoneOn:
     net, whole = job.source.net(load_file(job.trained.path)), job.source.images_of(job.images)
     data = whole if job.part == "whole" else half(whole, job.part, derive("halves", job.source.seed, job.pair))
     fit(net, data, job.recipe, derive("jackknife", job.source.seed, job.pair, job.part))
-    return GoneOn(state_of(net), logits_of(net, whole)[0])
+    return GoneOn(state_of(net), logits_of(net, whole))
 
 
 def half(whole: ImageSet, part: Part, seed: int) -> ImageSet:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from know.run.store import FileInput
-from know.tasks.classification import measure
+from know.tasks.measures import measure
 from know.training.runs import SourceJob
 from know.weights.kinds import State
 from know.weights.landscape import grid, plane_of

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from know.data.images import Samples
+from know.data.images import Images, Samples
 from know.run.device import compiled
 from know.run.unfinished import next_place
 from know.seeds import derive
-from know.tasks.classification import augmented, loss_of, measure
+from know.tasks.augmentation import augmented
+from know.tasks.loss import loss_of
+from know.tasks.measures import measure
 from know.tasks.options import Augmentation
 from know.training.reached import History, Standing
 
@@ -27,7 +29,7 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one fit runs: Adam, ``epochs`` passes, ``batch_size`` images a step, learning rate ``lr``.
+    """How one fit runs: Adam (with ``weight_decay``, AdamW), ``epochs`` passes, ``batch_size`` images a step, learning rate ``lr``.
 
     ``schedule``: "constant", or "cosine" from ``lr`` to 0 over all steps.
     """
@@ -37,6 +39,7 @@ class Recipe:
     lr: float
     schedule: Literal["constant", "cosine"] = "constant"
     augment: Augmentation = "none"
+    weight_decay: float = 0.0
 
 
 def fit(
@@ -46,7 +49,7 @@ def fit(
     seed: int,
     *,
     parameters: Iterable[nn.Parameter] | None = None,
-    validation: Samples | None = None,
+    validation: Images | None = None,
     patience: int | None = None,
     on_epoch: Callable[[int], None] | None = None,
 ) -> History:
@@ -72,11 +75,11 @@ def fit(
         net.compile()  # in place: its weights keep their names
     device = data.device
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(trained, recipe.lr, fused=True)
+    kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
+    optimizer = kind(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
     def loss(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        images, labels = batch
-        return loss_of(net, augmented(images, recipe.augment, generator), labels)
+        return loss_of(net, *augmented(*batch, recipe.augment, generator))
 
     steps = recipe.epochs * math.ceil(len(data) / recipe.batch_size)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -93,8 +96,8 @@ def fit(
                 break
             total = torch.zeros((), device=device)
             batches = data.batches(recipe.batch_size, generator)
-            for (_, labels), value in steps_of(net, batches, loss, optimizer, scheduler):
-                total += value * len(labels)
+            for (images, _), value in steps_of(net, batches, loss, optimizer, scheduler):
+                total += value * len(images)
             history.train_loss.append(total.item() / len(data))
             if on_epoch:
                 on_epoch(epoch)

@@ -31,7 +31,8 @@ from know.options import Count, LearningRate, Rate, Section, imported, made_by, 
 from know.paths import atomic, claimed, sweep
 from know.run.progress import track
 from know.seeds import derive
-from know.tasks.classification import loss_of, outcomes
+from know.tasks.loss import loss_of
+from know.tasks.measures import outcomes
 from know.training.forgetting import state_of
 from know.training.loop import as_it_trains, seeded, steps_of
 from know.training.options import Mode

@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from know.data.catalogue import dataset
 from know.data.images import ImageSet, Samples
 from know.data.splits import Split, Task, downstream_parts
 from know.models.small import Net, build
 from know.run.device import here
 from know.run.store import FileInput
 from know.seeds import derive
-from know.tasks.classification import Outcome, measure, outcome
+from know.tasks.measures import Outcome, bleu, measure, outcome
 from know.training.fine_tuning import fine_tune, labelled, transferred
 from know.training.forgetting import Mode, Redrawn, forget_further, state_of
 from know.training.loop import History, Recipe, fit
@@ -52,7 +53,7 @@ class SourceJob:
     def net(self, state: State | None = None) -> Net:
         """The network with these weights, or as it was initialised: alike for all sizes of data."""
         pool = self.task.pool(here())
-        net = build(self.architecture, pool.images.shape[1], len(pool.classes), derive("weights", self.seed))
+        net = build(self.architecture, pool.channels, len(pool.classes), derive("weights", self.seed))
         if state is not None:
             net.load_state_dict(state)
         return net.to(here())
@@ -170,7 +171,8 @@ class TransferJob:
     """Fine-tuning the weights in ``start`` (None: from scratch) on ``labels`` images of the downstream task.
 
     Labels, head and order are drawn for each pair of seeds: every start of a pair gets the same ones, so that differences
-    are paired, and no two pairs share a draw, so that source seeds are independent.
+    are paired, and no two pairs share a draw, so that source seeds are independent. ``held_out``: the domain, none of whose
+    images is learned from or chosen by, and on whose alone it is tested.
     """
 
     start: FileInput | None
@@ -182,6 +184,7 @@ class TransferJob:
     source_seed: int
     downstream_seed: int
     head_scale: float = 1.0
+    held_out: int | None = None
 
     @property
     def seed(self) -> int:
@@ -189,8 +192,13 @@ class TransferJob:
 
     def images(self) -> tuple[ImageSet, ImageSet]:
         """The labelled images, and those to validate on."""
-        pool, validation = _parts(self.task, self.validation_images, here())
+        learned = self.task if self.held_out is None else self.task.without(self.held_out)
+        pool, validation = _parts(learned, self.validation_images, here())
         return labelled(pool, self.labels, derive("labels", self.source_seed, self.downstream_seed)), validation
+
+    def test(self) -> ImageSet:
+        """The images to judge by."""
+        return (self.task if self.held_out is None else self.task.only(self.held_out)).test(here())
 
     def net(self, data: ImageSet) -> Net:
         """The network before fine-tuning, under its new head."""
@@ -198,17 +206,19 @@ class TransferJob:
         return transferred(self.architecture, start, data, self.seed, self.head_scale)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
 def _parts(task: Task, validation_images: int, device: torch.device) -> tuple[ImageSet, ImageSet]:
     return downstream_parts(task, validation_images, device)
 
 
 @dataclass(frozen=True)
 class Transferred:
-    """A fine-tuned net on the validation images, by which one chooses, and on the test images, by which one judges."""
+    """A fine-tuned net on the validation images, by which one chooses, and on the test images, by which one judges; ``bleu``: of
+    the captions that it gives to those."""
 
     validation: Outcome
     test: Outcome
+    bleu: float | None = None
 
 
 def transfer(job: TransferJob) -> Transferred:
@@ -216,7 +226,9 @@ def transfer(job: TransferJob) -> Transferred:
     data, validation = job.images()
     net = job.net(data)
     fine_tune(net, data, job.fine_tuning, job.seed, head_first=job.start is not None)
-    return Transferred(outcome(net, validation), outcome(net, job.task.test(here())))
+    test = job.test()
+    captions = dataset(job.task.dataset).kind == "captioning"
+    return Transferred(outcome(net, validation), outcome(net, test), bleu(net, test) if captions else None)
 
 
 @dataclass(frozen=True)

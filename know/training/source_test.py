@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from know.run.device import here
 from know.run.store import FileInput
-from know.tasks.classification import Outcome, outcome
+from know.tasks.measures import Outcome, outcome
 from know.training.runs import SourceJob
 
 
