@@ -123,6 +123,7 @@ def _size(folder: Path) -> str:
 
 def _parameters_and_data() -> Iterator[Finding]:
     from know.data.catalogue import dataset
+    from know.data.layouts import Published
     from know.data.sources import DataError, Full
     from know.options import ParamError
     from know.params import load
@@ -138,6 +139,11 @@ def _parameters_and_data() -> Iterator[Finding]:
         if isinstance(fetch, Full) and not (paths.RAW / f"{fetch.name}-train.npz").exists():
             yield Finding(
                 f"{name}: not here yet, and fetched when it is needed (or put its files in {paths.RAW / fetch.name})"
+            )
+            continue
+        if isinstance(fetch, Published) and not (paths.RAW / fetch.name).exists():
+            yield Finding(
+                f"{name}: not here yet", f"place {fetch.files} in {paths.RAW / fetch.name}; from {fetch.source}"
             )
             continue
         try:

@@ -36,6 +36,8 @@ class Downsize(Section):
     def _classes(self) -> Self:
         source, downstream = dataset(self.dataset), dataset(self.downstream_dataset)
         for key, spec in (("source_classes", source), ("downstream_classes", downstream)):
+            if spec.kind == "classification" and len(getattr(self, key)) < 2:
+                raise ValueError(f"{key}: got {list(getattr(self, key))}; allowed: two classes of {spec.name} or more")
             if wrong := [c for c in getattr(self, key) if c >= len(spec.classes)]:
                 raise ValueError(f"{key}: got {wrong}; allowed: classes 0 to {len(spec.classes) - 1} of {spec.name}")
         if source.images == downstream.images and (both := set(self.source_classes) & set(self.downstream_classes)):

@@ -18,7 +18,7 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
@@ -65,18 +65,29 @@ def digest(
     return sha.hexdigest()
 
 
+class Source(NamedTuple):
+    """Who publishes a data set, and under which terms. As text: "URL (terms)"."""
+
+    url: str
+    terms: str
+
+    def __str__(self) -> str:
+        return f"{self.url} ({self.terms})"
+
+
 @dataclass(frozen=True)
 class Full:
     """A data set in full, through its chain of sources. Called with a part and the user's folder, or None.
 
     ``read``: the raw files as published, anywhere under a folder, by their names in ``files``. ``torchvision``: the class
-    that downloads it. ``package``: a registry's, what it is called and how its arrays are had. ``sha256``: of the arrays.
+    that downloads it. ``source``: who publishes it. ``package``: a registry's, what it is called and how its arrays are had. ``sha256``: of the arrays.
     """
 
     name: str
     files: Mapping[Part, tuple[str, ...]]
     read: Callable[[Sequence[Path]], Arrays]
     torchvision: str
+    source: Source
     package: tuple[str, Callable[[Part], Arrays]] | None = None
     sha256: Mapping[Part, str] = field(default_factory=dict)
 
@@ -109,7 +120,8 @@ class Full:
                     np.savez(file, **{name: array for name, array in arrays._asdict().items() if array is not None})
             return arrays
         raise DataError(
-            f"{self.name} cannot be had ({'; '.join(tried)}): place its raw files ({', '.join(self.files[part])}) in {own}"
+            f"{self.name} cannot be had ({'; '.join(tried)}): place its raw files ({', '.join(self.files[part])}) in {own};"
+            f" from {self.source}"
         )
 
     def from_folder(self, folder: Path, part: Part) -> Arrays:
@@ -203,21 +215,24 @@ def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 # --- torchvision ------------------------------------------------------------------------------------------------
 
 
-def _torchvision(kind: str, part: Part) -> Arrays:
-    from torchvision import datasets
-
+@contextlib.contextmanager
+def impatiently() -> Iterator[None]:
+    """A download that says nothing, and gives up on a server that does not answer within ten seconds."""
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
-        with (
-            tempfile.TemporaryDirectory() as temporary,
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            found = getattr(datasets, kind)(temporary, train=part == "train", download=True)
-            images, labels = np.asarray(found.data), np.asarray(found.targets, np.int64)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         socket.setdefaulttimeout(patience)
+
+
+def _torchvision(kind: str, part: Part) -> Arrays:
+    from torchvision import datasets
+
+    with tempfile.TemporaryDirectory() as temporary, impatiently():
+        found = getattr(datasets, kind)(temporary, train=part == "train", download=True)
+        images, labels = np.asarray(found.data), np.asarray(found.targets, np.int64)
     return Arrays((images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)).copy(), labels)
 
 
