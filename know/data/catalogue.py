@@ -17,6 +17,8 @@ from pydantic import AfterValidator
 
 from know import paths
 from know.data.embedded import read_embedded
+from know.data.emoji import CAPTIONED, CATEGORIES, VENDORS, VOCABULARY, Drawn, captions, domains
+from know.data.emoji_scenes import scenes
 from know.data.sources import Arrays, Full, Part, debian, npm, read_batches, read_idx_pair
 
 if TYPE_CHECKING:  # tasks are learned from data, so that room imports this one
@@ -102,6 +104,10 @@ CIFAR10: Full = Full(
 # In no registry, so its arrays cannot be had to compute a digest; torchvision verifies the archive's MD5 itself.
 CIFAR100 = Full("cifar100", {"train": ("train",), "test": ("test",)}, read_batches, "CIFAR100")
 
+EMOJI_DOMAINS = Drawn("emoji-domains", domains, {})
+EMOJI_SEGMENTATION = Drawn("emoji-segmentation", scenes, {})
+EMOJI_CAPTIONING = Drawn("emoji-captioning", captions, {})
+
 
 def _embedded(name: str, part: Part, folder: Path | None) -> Arrays:
     return read_embedded(paths.EMBEDDED / name, part)
@@ -121,6 +127,14 @@ DATASETS: dict[str, DatasetSpec] = {
             CIFAR10,
         ),
         DatasetSpec("cifar100", tuple(f"class {i}" for i in range(100)), 3, CIFAR100),
+        DatasetSpec("emoji-domains", CATEGORIES, 3, EMOJI_DOMAINS, origin="emoji", domains=VENDORS),
+        DatasetSpec(
+            *("emoji-segmentation", CATEGORIES, 3, EMOJI_SEGMENTATION, "emoji", "segmentation"),
+            outputs=("background", *CATEGORIES),
+        ),
+        DatasetSpec(
+            *("emoji-captioning", CAPTIONED, 3, EMOJI_CAPTIONING, "emoji", "captioning"), VOCABULARY, domains=VENDORS
+        ),
     )
 }
 
