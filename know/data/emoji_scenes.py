@@ -30,11 +30,12 @@ def scenes(emoji: Emoji, part: Part) -> Arrays:
     numbers = randoms(100 + SEEDS[part], count, 1 + 5 * MOST)
     images, masks = textures(200 + SEEDS[part], count), np.zeros((count, SCENE, SCENE), np.uint8)
     shown = 1 + (MOST * numbers[:, 0]).astype(np.int64)
-    members = [np.flatnonzero(emoji.categories == label) for label in range(len(CATEGORIES))]
-    sizes = np.array([len(own) for own in members])[labels]
+    members = emoji.categories.argsort(kind="stable")
+    sizes = np.bincount(emoji.categories, minlength=len(CATEGORIES))
+    firsts, sizes = (sizes.cumsum() - sizes)[labels], sizes[labels]
     for k in range(MOST):
         which, vendor, scale, top, left = numbers[:, 1 + 5 * k : 6 + 5 * k].T
-        index = np.array([members[label][i] for label, i in zip(labels, (which * sizes).astype(np.int64), strict=True)])
+        index = members[firsts + (which * sizes).astype(np.int64)]
         for side_index, side in enumerate(SIDES):
             rows = np.flatnonzero((k < shown) & ((scale * len(SIDES)).astype(np.int64) == side_index))
             pasted = drawn[side][(vendor[rows] * len(VENDORS)).astype(np.int64), index[rows]]
@@ -49,15 +50,19 @@ def scenes(emoji: Emoji, part: Part) -> Arrays:
 
 def textures(seed: int, count: int) -> np.ndarray:
     """Grounds, uint8 (count, 48, 48, 3): two random colours, mixed by a gradient, stripes or smooth noise."""
-    numbers = randoms(seed, count, 12 + (CELLS + 1) ** 2)
+    numbers = randoms(seed, count, 11 + (CELLS + 1) ** 2)
+    return np.concatenate([_textures(some) for some in np.array_split(numbers, -(-count // 500))])  # 30 MB a step
+
+
+def _textures(numbers: np.ndarray) -> np.ndarray:
     colours, kind = numbers[:, :6].reshape(-1, 2, 1, 1, 3) * 256, (numbers[:, 6] * 3).astype(np.int64)
     at = (np.arange(SCENE) + 0.5) / SCENE
     slope = 2 * numbers[:, 7:9] - 1
-    across = slope[:, :1, None] * at[:, None] + slope[:, 1:, None] * at  # (count, 48, 48), in (-2, 2)
+    across = slope[:, :1, None] * at[:, None] + slope[:, 1:, None] * at  # from -2 to 2
     phase = (across * (4 + 12 * numbers[:, 9, None, None]) + numbers[:, 10, None, None]) % 1.0
     cell, rest = np.divmod(at * CELLS, 1.0)
     low = cell.astype(np.int64)
-    grid = numbers[:, 12:].reshape(-1, CELLS + 1, CELLS + 1)
+    grid = numbers[:, 11:].reshape(-1, CELLS + 1, CELLS + 1)
     rows = grid[:, low] * (1 - rest)[:, None] + grid[:, low + 1] * rest[:, None]
     noise = rows[:, :, low] * (1 - rest) + rows[:, :, low + 1] * rest
     mixed = np.choose(kind[:, None, None], [(across + 2) / 4, np.abs(2 * phase - 1), noise])[..., None]

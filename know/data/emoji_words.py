@@ -1,7 +1,6 @@
 """The words of the captions of emoji: those that stand in three or more of the training captions, in order."""
 
-WORDS = tuple(
-    """
+_TEXT = """
 a activity adult affection air airplane alphanum and animal arrow artist arts asian astronaut at av award baby back
 backhand bald ball banknote beard biking bird black blond blood blue boat body book bottle bouncing bowing box boy bug
 building bunny bus button cane car card cartwheeling cat chart chick child circle claus climbing closed clothing cloud
@@ -18,5 +17,5 @@ shrugging sign singer single skeptical sky small smiling sound spiral sport squa
 sweat sweet swimming symbol teacher tears thirty time tipping tongue tool transport tree tuxedo two type umbrella unwell
 up vampire vegetable veil video walking warning water weather wheel wheelchair white with woman womans women worker
 wrestling writing zodiac zombie
-""".split()
-)
+"""
+WORDS = tuple(_TEXT.split())
