@@ -23,7 +23,7 @@ def drawn(count: int = 90, side: int = 64) -> Emoji:
     for vendor, share in enumerate((0.4, 0.35, 0.3)):
         drawings[vendor, ..., 3] = 255 * (radius < share * side)
         drawings[vendor, ..., 0] = 20 * categories[:, None, None]
-    captions = np.array(["face smiling grinning face", "animal mammal quokka"] * (count // 2))
+    captions = np.array(["face smiling grinning face", "animal mammal quokka", "science dna"] * (count // 3))
     return Emoji(drawings, categories, np.array([f"1F{i:03X}" for i in range(count)]), captions)
 
 
@@ -68,6 +68,7 @@ def test_captions_are_known_words_without_flags():
     read = [" ".join(VOCABULARY[t] for t in row if t) for row in tokens]
     assert read[0] == "<start> face smiling grinning face <end>"
     assert read[1] == "<start> animal mammal <end>"  # no caption knows quokkas
+    assert read[2] == "<start> <unknown> <end>"
     assert (tokens[:, 0] == START).all() and ((tokens == END).sum(1) == 1).all() and (tokens[:, -1] == PAD).all()
 
 

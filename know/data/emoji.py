@@ -22,7 +22,7 @@ import numpy as np
 from know import paths
 from know.data.decoding import decoded
 from know.data.emoji_words import WORDS
-from know.data.names import END, PAD, SPECIAL, START
+from know.data.names import END, PAD, SPECIAL, START, UNKNOWN
 from know.data.sources import Arrays, DataError, Part, Source, first_of, npm_package
 
 VENDORS = ("noto", "twemoji", "openmoji")
@@ -206,7 +206,7 @@ def captions(emoji: Emoji, part: Part) -> Arrays:
     index = {word: i for i, word in enumerate(VOCABULARY)}
     tokens = np.full((len(chosen.captions), TOKENS), PAD, np.int64)
     for row, caption in zip(tokens, chosen.captions, strict=True):
-        known = [index[word] for word in caption.split() if word in index]
+        known = [index[word] for word in caption.split() if word in index] or [UNKNOWN]
         row[: len(known) + 2] = [START, *known, END]
     shown = domains(chosen, part)
     return shown._replace(targets=np.tile(tokens, (len(VENDORS), 1)))
