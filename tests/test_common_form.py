@@ -11,7 +11,7 @@ from know.data import sources
 from know.data.catalogue import DATASETS, DatasetSpec
 from know.data.images import ImageSet, load
 from know.data.names import END, IGNORED, PAD, START, VOID
-from know.data.sources import Arrays, Full, digest
+from know.data.sources import Arrays, Full, Source, digest
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -143,7 +143,9 @@ def test_the_digest_covers_all_that_there_is():
 def test_what_is_kept_holds_all_four(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RAW", tmp_path)
     whole = arrays()
-    full = Full("scenes", {"train": ("x",), "test": ("x",)}, lambda files: whole, "None")
+    full = Full(
+        "scenes", {"train": ("x",), "test": ("x",)}, lambda files: whole, "None", Source("https://example.org", "CC0")
+    )
     spec = DatasetSpec("scenes", CLASSES, 3, full, kind="segmentation", outputs=("background", *CLASSES))
     monkeypatch.setitem(DATASETS, "scenes", spec)
     (tmp_path / "scenes").mkdir()

