@@ -123,6 +123,7 @@ def _size(folder: Path) -> str:
 
 def _parameters_and_data() -> Iterator[Finding]:
     from know.data.catalogue import dataset
+    from know.data.emoji import Drawn
     from know.data.layouts import Published
     from know.data.sources import DataError, Full
     from know.options import ParamError
@@ -136,10 +137,8 @@ def _parameters_and_data() -> Iterator[Finding]:
     yield Finding(f"{paths.PARAMS.name} is valid")
     for name in sorted({params.downsize.dataset, params.downsize.downstream_dataset, *params.meta_train.datasets}):
         fetch = dataset(name).fetch
-        if isinstance(fetch, Full) and not (paths.RAW / f"{fetch.name}-train.npz").exists():
-            yield Finding(
-                f"{name}: not here yet, and fetched when it is needed (or put its files in {paths.RAW / fetch.name})"
-            )
+        if isinstance(fetch, Full | Drawn) and not (paths.RAW / f"{fetch.name}-train.npz").exists():
+            yield Finding(f"{name}: not here yet, and fetched when it is needed (or put its files in {fetch.own})")
             continue
         if isinstance(fetch, Published) and not (paths.RAW / fetch.name).exists():
             yield Finding(

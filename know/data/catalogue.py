@@ -16,8 +16,9 @@ import numpy as np
 from pydantic import AfterValidator
 
 from know import paths
-from know.data import layouts
+from know.data import emoji, layouts
 from know.data.embedded import read_embedded
+from know.data.emoji_scenes import scenes
 from know.data.layouts import Listing, Published
 from know.data.names import SPECIAL
 from know.data.sources import Arrays, Full, Part, Source, debian, npm, read_batches, read_idx_pair
@@ -109,6 +110,31 @@ CIFAR10: Full = Full(
 )  # fmt: skip
 # In no registry, so its arrays cannot be had to compute a digest; torchvision verifies the archive's MD5 itself.
 CIFAR100 = Full("cifar100", {"train": ("train",), "test": ("test",)}, read_batches, "CIFAR100", CIFAR_SOURCE)
+
+EMOJI_DOMAINS = emoji.Drawn(
+    "emoji-domains",
+    emoji.domains,
+    {
+        "train": "009ebbf03e5b11ea6325e2950680962ecd05dd0edaf75aaad34dcc4c45616304",
+        "test": "9efd06458408ba607c9d0a55f391f02a03c0211376ab4d2f13917610c93a7ecf",
+    },
+)
+EMOJI_SEGMENTATION = emoji.Drawn(
+    "emoji-segmentation",
+    scenes,
+    {
+        "train": "d89ad7451a63bb798aaabc7ae1815fe28df9bd0feb2504193be40ffa12cb9ec0",
+        "test": "152c37a768fa1b014d7a45e09c0f8407999e1cfb15be77900e5fd96d9321be8c",
+    },
+)
+EMOJI_CAPTIONING = emoji.Drawn(
+    "emoji-captioning",
+    emoji.captions,
+    {
+        "train": "41e491f386f63db1ce79536a803f974ff8e3bc7a29d5c7589eea5358c99e2976",
+        "test": "9bc0a3ecb81fbc4c316886f2deb4ff5d005d861fd334c8c8c77dcaaae72ba6d0",
+    },
+)
 
 
 def _embedded(name: str, part: Part, folder: Path | None) -> Arrays:
@@ -206,6 +232,16 @@ DATASETS: dict[str, DatasetSpec] = {
             "cityscapes", CITYSCAPES_CLASSES, 3, CITYSCAPES, None, "segmentation", CITYSCAPES_CLASSES, size=512
         ),
         DatasetSpec("flickr8k", ("image",), 3, FLICKR8K, None, "captioning", layouts.padded(SPECIAL, VOCABULARY)),
+        DatasetSpec("emoji-domains", emoji.CATEGORIES, 3, EMOJI_DOMAINS, "emoji", domains=emoji.VENDORS),
+        DatasetSpec(
+            *("emoji-segmentation", emoji.CATEGORIES, 3, EMOJI_SEGMENTATION, "emoji", "segmentation"),
+            outputs=("background", *emoji.CATEGORIES),
+        ),
+        DatasetSpec(
+            *("emoji-captioning", emoji.CAPTIONED, 3, EMOJI_CAPTIONING, "emoji", "captioning"),
+            outputs=emoji.VOCABULARY,
+            domains=emoji.VENDORS,
+        ),
     )
 }
 
