@@ -13,7 +13,7 @@ from PIL import Image
 from know.data.catalogue import CITYSCAPES_CLASSES
 from know.data.layouts import PACS_CLASSES, PACS_DOMAINS
 
-NAMES = ("tiny-imagenet", "flowers102", "stanford-cars", "cub", "pacs", "voc", "cityscapes", "flickr8k")
+NAMES = ("imagenet", "tiny-imagenet", "flowers102", "stanford-cars", "cub", "pacs", "voc", "cityscapes", "flickr8k")
 COLOURS = ("red", "green", "blue", "yellow", "white", "purple", "orange", "grey")
 THINGS = ("dog", "ball", "house", "boat", "horse")
 
@@ -73,6 +73,11 @@ class _Draws:
 def _lines(path: Path, lines: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
+
+
+def _imagenet(folder: Path, draws: _Draws) -> None:
+    for part, label, number in draws.parts("train", "val"):
+        draws.image(folder / part / f"n{label:08}" / f"image_{number}.JPEG", label)
 
 
 def _tiny_imagenet(folder: Path, draws: _Draws) -> None:

@@ -157,3 +157,12 @@ def test_what_is_kept_holds_all_four(tmp_path, monkeypatch):
     for name in ("images", "labels", "targets", "domains"):
         assert torch.equal(getattr(first, name), getattr(again, name))
     assert again.outputs == ("background", *CLASSES)
+
+
+def test_small_images_are_enlarged_as_their_batches_are_made():
+    data = captioned().reduced(16)
+    ((images, tokens),) = data.select(torch.arange(2)).batches(5)
+    assert images.shape[2:] == data.shape[1:] == (16, 16) and torch.equal(tokens, captioned().targets[:2])
+    assert data.images.shape[2:] == captioned().images.shape[2:], "memory holds them as they were"
+    with pytest.raises(ValueError, match="image_size: got 16"):
+        masked().reduced(16)

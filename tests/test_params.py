@@ -64,7 +64,13 @@ def test_bad_parameters_give_one_line(changes, start, also, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("a: [", "not YAML"), ("{[[1]]: 2}", "not YAML"), ("- 1", "expected keys"), ("", "expected keys"), ("rate: 0.5", "missing")],
+    [
+        ("a: [", "not YAML"),
+        ("{[[1]]: 2}", "not YAML"),
+        ("- 1", "expected keys"),
+        ("", "expected keys"),
+        ("rate: 0.5", "missing"),
+    ],
 )
 def test_files_that_are_no_parameters(text, reason, tmp_path):
     (tmp_path / "params.yaml").write_text(text)

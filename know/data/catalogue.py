@@ -53,6 +53,12 @@ class DatasetSpec:
         """What the images are called: data sets of the same may hold the same image."""
         return self.origin or self.name
 
+    def outputs_of(self, classes: int) -> int:
+        """How many outputs a net has for a task of so many of the classes."""
+        if self.kind == "captioning":
+            return len(self.outputs)
+        return classes + max(0, len(self.outputs) - len(self.classes))
+
 
 DIGITS = tuple("0123456789")
 CLOTHES = (
@@ -156,6 +162,10 @@ def _voc_download(folder: Path) -> None:
     VOCSegmentation(folder, "2012", "trainval", download=True)
 
 
+IMAGENET = Published(
+    "imagenet", layouts.imagenet, "train and val, each WORDNET-ID/image, as torchvision's ImageNet unpacks them",
+    Source("https://www.image-net.org/download.php, after registration", "own terms: research and education, not commercial"),
+)  # fmt: skip
 TINY_IMAGENET = Published(
     "tiny-imagenet", layouts.tiny_imagenet, "tiny-imagenet-200 (wnids.txt, words.txt, train, val)",
     Source("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "ImageNet's terms: research and education, not commercial"),
@@ -222,6 +232,7 @@ DATASETS: dict[str, DatasetSpec] = {
             CIFAR10,
         ),
         DatasetSpec("cifar100", _numbered(100), 3, CIFAR100),
+        DatasetSpec("imagenet", _numbered(1000), 3, IMAGENET),
         DatasetSpec("tiny-imagenet", _numbered(200), 3, TINY_IMAGENET, size=64),
         DatasetSpec("flowers102", _numbered(102), 3, FLOWERS102),
         DatasetSpec("stanford-cars", _numbered(196), 3, STANFORD_CARS),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -83,6 +84,7 @@ class ImageSet:
 
     ``targets``, ``domains``: as ``know.data.sources.Arrays`` has them. ``outputs``: the names of what a net's head tells
     apart: the classes, unless others are given (of masks "background" and the classes, or of captions the vocabulary).
+    ``side``: in pixels, to which a batch of smaller images is enlarged.
     """
 
     images: Tensor
@@ -91,6 +93,7 @@ class ImageSet:
     targets: Tensor | None = None
     outputs: tuple[str, ...] = ()
     domains: Tensor | None = None
+    side: int | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.uint8:
@@ -123,14 +126,17 @@ class ImageSet:
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         _, channels, height, width = self.images.shape
-        return channels, height, width
+        return (channels, self.side, self.side) if self.side else (channels, height, width)
 
     def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """As ``Samples`` says; images stay on the device as uint8, and a batch is gathered and normalised there."""
         targets = self.labels if self.targets is None else self.targets
         for index in equal_batches(len(self), batch_size, generator):
             index = index.to(self.device)
-            yield normalise(self.images[index]), losable(targets[index])
+            images = normalise(self.images[index])
+            if self.side:
+                images = F.interpolate(images, (self.side, self.side), mode="bilinear", align_corners=False)
+            yield images, losable(targets[index])
 
     def select(self, index: Tensor) -> Self:
         """The images at these indices (n,), in their order."""
@@ -175,12 +181,15 @@ class ImageSet:
 
     def reduced(self, side: int) -> Self:
         """The images reduced to ``side`` × ``side`` pixels, each the mean of a block, and their masks, each the pixel in the
-        middle of a block (its nearest: a mean of classes is none, and a majority loses what is thin).
+        middle of a block (its nearest: a mean of classes is none, and a majority loses what is thin). Smaller images without
+        masks are enlarged, as their batches are made.
 
         Raises:
             ValueError: it does not divide the images' side.
         """
         height, width = self.images.shape[2:]
+        if side > max(height, width) and (self.targets is None or self.targets.ndim == 2):
+            return replace(self, side=side)
         if height % side or width % side:
             raise ValueError(f"image_size: got {side}; allowed: one that divides the images' {height} × {width} pixels")
         down, across = height // side, width // side

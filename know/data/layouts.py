@@ -147,6 +147,16 @@ def _rows(path: Path) -> list[list[str]]:
 # --- classification ---------------------------------------------------------------------------------------------
 
 
+def imagenet(folder: Path, part: Part) -> Listing:
+    """A folder a class, in the order of their WordNet identifiers; as test images those to validate on: the labels of its test
+    images were not published."""
+    root = _root(folder, "train")
+    names = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
+    under = root / ("train" if part == "train" else "val")
+    found = [(file, c) for c, name in enumerate(names) for file in sorted((under / name).iterdir())]
+    return Listing([file for file, _ in found], np.array([c for _, c in found], np.int64), classes=tuple(names))
+
+
 def tiny_imagenet(folder: Path, part: Part) -> Listing:
     """Its training images, and as test images those to validate on: the labels of its test images were not published."""
     root = _root(folder, "wnids.txt")
