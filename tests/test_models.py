@@ -136,7 +136,10 @@ def test_images_are_normalised_as_the_library_does():
     for name, expected in (
         ("timm:resnet10t", lambda net: create_transform(**resolve_model_data_config(net))),
         ("torchvision:squeezenet1_1", lambda _: transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])),
-        ("smp:deeplabv3plus-dpn68", lambda _: transforms.Normalize([124 / 255, 117 / 255, 104 / 255], [1 / (0.0167 * 255)] * 3)),
+        (
+            "smp:deeplabv3plus-dpn68",
+            lambda _: transforms.Normalize([124 / 255, 117 / 255, 104 / 255], [1 / (0.0167 * 255)] * 3),
+        ),
     ):
         net = built(name, 3, 7, 0).eval()
         first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
