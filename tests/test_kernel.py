@@ -160,7 +160,7 @@ def test_float64_networks_do_without():
         ({kernel.VARIABLE: "0"}, "KNOW_KERNEL=0"),
         ({"CXX": "/nowhere/c++ -O1"}, "/nowhere/c++"),
         ({"CXX": "false"}, "false"),
-        ({"CXX": "sh -c '[ $0 = --version ] || { echo :1: error: cannot >&2; false; }'"}, "sh: cannot"),
+        ({"CXX": "sh -c 'echo :1: error: cannot >&2; false'"}, ": cannot"),
         ({"CXX": "true"}, "No such file"),  # which says that it succeeds, and writes nothing
         ({"CXX": "'"}, "quotation"),
         ({"XDG_CACHE_HOME": "/dev/null"}, "/dev/null"),
@@ -192,13 +192,11 @@ def test_processes_that_build_it_at_once(cache):
 def test_what_is_damaged_or_foreign_is_built_anew(cache, monkeypatch):
     builds = []
 
-    def run(command: list[str], given: bytes = b"") -> bytes:  # a compiler that is faster
-        if given:
-            builds.append(command)
-            Path(command[-1]).write_bytes(b"machine code")
-        return b"version"
+    def run(command: list[str], given: bytes) -> None:  # a compiler that is faster
+        builds.append(command)
+        Path(command[-1]).write_bytes(b"machine code")
 
-    monkeypatch.setenv("CXX", "c++")
+    monkeypatch.setenv("CXX", sys.executable)
     monkeypatch.setattr(kernel, "_run", run)
     path = kernel._built()
     assert kernel._built() == path and len(builds) == 1

@@ -27,6 +27,7 @@ from know.paths import atomic
 
 VARIABLE = "KNOW_KERNEL"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-x", "c++", "-")
+COMPILERS = ("g++", "clang++", "c++")
 PATIENCE = 120  # seconds; a compiler takes two
 
 
@@ -87,17 +88,20 @@ def library() -> ctypes.CDLL:
 
 def _built() -> Path:
     """The shared library of this source, compiler and processor; a file that is damaged, or of another, is built anew."""
-    named = shlex.split(os.environ.get("CXX", ""))
-    compiler = named or [found for name in ("g++", "clang++", "c++") if (found := shutil.which(name))][:1]
-    if not compiler:
-        raise Unavailable("no C++ compiler on the path")
+    named, *options = shlex.split(os.environ.get("CXX", "")) or [""]
+    compiler = next((found for name in ([named] if named else COMPILERS) if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise Unavailable(f"no C++ compiler on the path: {named or ', '.join(COMPILERS)}")
+    options += FLAGS
     source = (resources.files("know") / "prediction" / "kernel.cpp").read_bytes()
-    made_by = [source, *(text.encode() for text in (*compiler, *FLAGS)), _run([*compiler, "--version"]), _processor()]
+    is_now = Path(compiler).stat()  # not its version: to ask takes longer than a million predictions save
+    described = (compiler, *options, is_now.st_size, is_now.st_mtime_ns)
+    made_by = [source, _processor(), *(str(part).encode() for part in described)]
     key = hashlib.sha256(b"\0".join(made_by)).digest()
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "know" / f"kernel-{key.hex()[:16]}.so"
     if not _sound(path, key):
         with atomic(path) as temporary:
-            _run([*compiler, *FLAGS, "-o", str(temporary)], source)
+            _run([compiler, *options, "-o", str(temporary)], source)
             content = temporary.read_bytes()
             temporary.write_bytes(content + _seal(content, key))  # no loader reads beyond a file's sections
             temporary.chmod(0o700)
@@ -123,10 +127,9 @@ def _processor() -> bytes:
     return b"\n".join(line for line in lines if line.startswith(told))
 
 
-def _run(command: Sequence[str], given: bytes = b"") -> bytes:
-    """A compiler's output. Raises RuntimeError: it failed, and what it said."""
+def _run(command: Sequence[str], given: bytes) -> None:
+    """Run a compiler. Raises RuntimeError: it failed, and what it said."""
     done = subprocess.run(command, input=given, capture_output=True, timeout=PATIENCE)
     if done.returncode:
         said = done.stderr.decode(errors="replace")
         raise RuntimeError(f"{command[0]}: {(said.partition('error: ')[2] or said).partition(chr(10))[0]}")
-    return done.stdout
