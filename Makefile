@@ -1,5 +1,6 @@
 # make repro: environment, pipeline, what to open.   make test: environment, tests.   VENV=path reuses an environment.
-# make PROFILE=name repro: another experiment, profiles/name.yaml.   make lock: requirements.lock anew.
+# make PROFILE=name repro: another experiment, profiles/name.yaml; with SHRINK=1, a minute of it.
+# make lock: requirements.lock anew.
 # make bench: the scores of docs/bench.md, on trajectories made anew only if params.yaml defines others.
 VENV ?= .venv
 PYTHON ?= python3
@@ -18,7 +19,7 @@ $(BIN)/.know-installed: pyproject.toml requirements.lock
 
 repro: install
 ifdef PROFILE
-	python scripts/use_profile.py $(PROFILE)
+	python scripts/use_profile.py $(PROFILE) $(if $(SHRINK),--shrink)
 endif
 	dvc repro
 	@python -m know.report.pages

@@ -91,12 +91,17 @@ def _machine(cores: int) -> Iterator[Finding]:
     import psutil
     import torch
 
+    from know.prediction import kernel
     from know.run.device import device_named
 
     threads = torch.get_num_threads()
     yield Finding(f"PyTorch {torch.__version__}, device {device_named('auto')}, {threads} threads on {cores} cores")
     if threads > cores:
         yield Finding(f"{threads} threads share {cores} cores", f"export OMP_NUM_THREADS={cores}")
+    try:
+        yield Finding(f"know predict on the CPU by the compiled kernel, {kernel.library()._name}")
+    except kernel.Unavailable as error:
+        yield Finding(f"know predict on the CPU by PyTorch's operations: no compiled kernel: {error}")
     free = psutil.virtual_memory().available
     text = f"{free / GIGABYTE:.1f} GB of memory free, for {cores} processes"
     yield Finding(text, "close other programs, or set compute.jobs lower") if free < cores * WORKER else Finding(text)
@@ -123,6 +128,8 @@ def _size(folder: Path) -> str:
 
 def _parameters_and_data() -> Iterator[Finding]:
     from know.data.catalogue import dataset
+    from know.data.emoji import Drawn
+    from know.data.layouts import Published
     from know.data.sources import DataError, Full
     from know.options import ParamError
     from know.params import load
@@ -135,9 +142,12 @@ def _parameters_and_data() -> Iterator[Finding]:
     yield Finding(f"{paths.PARAMS.name} is valid")
     for name in sorted({params.downsize.dataset, params.downsize.downstream_dataset, *params.meta_train.datasets}):
         fetch = dataset(name).fetch
-        if isinstance(fetch, Full) and not (paths.RAW / f"{fetch.name}-train.npz").exists():
+        if isinstance(fetch, Full | Drawn) and not (paths.RAW / f"{fetch.name}-train.npz").exists():
+            yield Finding(f"{name}: not here yet, and fetched when it is needed (or put its files in {fetch.own})")
+            continue
+        if isinstance(fetch, Published) and not (paths.RAW / fetch.name).exists():
             yield Finding(
-                f"{name}: not here yet, and fetched when it is needed (or put its files in {paths.RAW / fetch.name})"
+                f"{name}: not here yet", f"place {fetch.files} in {paths.RAW / fetch.name}; from {fetch.source}"
             )
             continue
         try:

@@ -298,7 +298,7 @@ def document(path: Path) -> Mapping[str, object]:
         raise ParamError(f"{path}: {error.strerror}") from None
     except SizeError as error:
         raise ParamError(str(error)) from None
-    except (YAMLError, ValueError, RecursionError) as error:
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ParamError(f"{path}: not YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(given, Mapping):
         raise ParamError(f"{path}: expected keys with values, KEY: VALUE, got {type(given).__name__}")

@@ -21,6 +21,7 @@ from know import paths
 from know.params import ParamError, load
 
 T = TypeVar("T", bound=dict)
+SHRINK = Path(__file__).parent / "shrink.yaml"
 YAML_KEEPING_COMMENTS = YAML()
 YAML_KEEPING_COMMENTS.width = 1 << 16  # no line is wrapped
 
@@ -59,8 +60,16 @@ def _changes(profile: Path) -> dict[str, object]:
     return own if base is None else merge(_changes(profile.with_name(f"{base}.yaml")), own)
 
 
-def use(name: str, root: Path = paths.ROOT) -> None:
-    """Write params.yaml as the profile wants it.
+def shrunk_text(text: str) -> str:
+    """A params.yaml as small as it can be: ``scripts/shrink.yaml`` says how."""
+    stream = io.StringIO()
+    changes = YAML(typ="safe").load(SHRINK.read_text())
+    YAML_KEEPING_COMMENTS.dump(merge(YAML_KEEPING_COMMENTS.load(text), changes), stream)
+    return stream.getvalue()
+
+
+def use(name: str, root: Path = paths.ROOT, shrink: bool = False) -> None:
+    """Write params.yaml as the profile wants it, shrunk or not.
 
     Raises:
         ParamError: there is no such profile, a parameter of it is wrong, or params.yaml has changes of one's own.
@@ -68,8 +77,10 @@ def use(name: str, root: Path = paths.ROOT) -> None:
     file, profiles = root / "params.yaml", root / "profiles"
     committed = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=root, capture_output=True, text=True)
     base = committed.stdout if committed.returncode == 0 else file.read_text()
-    wanted = merged_text(base, profiles / f"{name}.yaml")
-    if file.read_text() not in {base, *(merged_text(base, path) for path in profiles.glob("*.yaml"))}:
+    texts = {path.stem: merged_text(base, path) for path in profiles.glob("*.yaml")}
+    wanted = texts[name] if name in texts else merged_text(base, profiles / f"{name}.yaml")
+    wanted = shrunk_text(wanted) if shrink else wanted
+    if file.read_text() not in {base, *texts.values(), *map(shrunk_text, texts.values())}:
         raise ParamError(f"{file.name}: has changes that profile {name} would overwrite; commit or stash them")
     with paths.atomic(file) as temporary:
         temporary.write_text(wanted)
@@ -79,7 +90,11 @@ def use(name: str, root: Path = paths.ROOT) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="a file of profiles/, without .yaml")
+    parser.add_argument(
+        "--shrink", action="store_true", help="as scripts/shrink.yaml says: a minute, through every stage"
+    )
+    options = parser.parse_args()
     try:
-        use(parser.parse_args().name)
+        use(options.name, shrink=options.shrink)
     except ParamError as error:
         sys.exit(str(error))

@@ -133,7 +133,9 @@ class MicroStage:
         if word is None:
             os.killpg(stage.pid, signal.SIGKILL)
         else:
-            targets = [process for process in self.alive() if any(word in part for part in process.cmdline())]
+            while not (targets := [one for one in self.alive() if any(word in part for part in one.cmdline())]):
+                assert stage.poll() is None, (self.root / "said").read_text()
+                time.sleep(0.01)
             dice.choice(targets).kill()
         if kind != "group":
             stage.wait()  # a stage that lost its kernel or a worker says so first

@@ -11,7 +11,7 @@ from know.data import sources
 from know.data.catalogue import DATASETS, DatasetSpec
 from know.data.images import ImageSet, load
 from know.data.names import END, IGNORED, PAD, START, VOID
-from know.data.sources import Arrays, Full, digest
+from know.data.sources import Arrays, Full, Source, digest
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -143,7 +143,9 @@ def test_the_digest_covers_all_that_there_is():
 def test_what_is_kept_holds_all_four(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RAW", tmp_path)
     whole = arrays()
-    full = Full("scenes", {"train": ("x",), "test": ("x",)}, lambda files: whole, "None")
+    full = Full(
+        "scenes", {"train": ("x",), "test": ("x",)}, lambda files: whole, "None", Source("https://example.org", "CC0")
+    )
     spec = DatasetSpec("scenes", CLASSES, 3, full, kind="segmentation", outputs=("background", *CLASSES))
     monkeypatch.setitem(DATASETS, "scenes", spec)
     (tmp_path / "scenes").mkdir()
@@ -155,3 +157,12 @@ def test_what_is_kept_holds_all_four(tmp_path, monkeypatch):
     for name in ("images", "labels", "targets", "domains"):
         assert torch.equal(getattr(first, name), getattr(again, name))
     assert again.outputs == ("background", *CLASSES)
+
+
+def test_small_images_are_enlarged_as_their_batches_are_made():
+    data = captioned().reduced(16)
+    ((images, tokens),) = data.select(torch.arange(2)).batches(5)
+    assert images.shape[2:] == data.shape[1:] == (16, 16) and torch.equal(tokens, captioned().targets[:2])
+    assert data.images.shape[2:] == captioned().images.shape[2:], "memory holds them as they were"
+    with pytest.raises(ValueError, match="image_size: got 16"):
+        masked().reduced(16)

@@ -21,6 +21,7 @@ BAD = [
     ({"meta_train": {"architectures": ["cnn", "vgg"]}}, "meta_train.architectures.1: got 'vgg'", "densenet"),
     ({"downsize": {"dataset": "imagenet"}}, "downsize.dataset: got 'imagenet'; allowed: fashion-mnist-embedded", "cifar100"),
     ({"downsize": {"downstream_classes": [0, 3]}}, "downsize.downstream_classes: got [0], which source_classes holds too", ""),
+    ({"downsize": {"source_classes": [0]}}, "downsize.source_classes: got [0]; allowed: two classes of", ""),
     ({"downsize": {"source_classes": [0, 12]}}, "downsize.source_classes: got [12]; allowed: classes 0 to 9", ""),
     ({"downsize": {"downstream_dataset": "cifar10"}}, "downsize.downstream_dataset: got cifar10; allowed:", ""),
     ({"downsize": {"meta_share": 0.5}, "meta_train": {"datasets": ["mnist"]}}, "downsize.meta_share: got 0.5, which cannot tell the images of mnist", "allowed: 0"),
@@ -63,7 +64,13 @@ def test_bad_parameters_give_one_line(changes, start, also, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("a: [", "not YAML"), ("- 1", "expected keys"), ("", "expected keys"), ("rate: 0.5", "missing")],
+    [
+        ("a: [", "not YAML"),
+        ("{[[1]]: 2}", "not YAML"),
+        ("- 1", "expected keys"),
+        ("", "expected keys"),
+        ("rate: 0.5", "missing"),
+    ],
 )
 def test_files_that_are_no_parameters(text, reason, tmp_path):
     (tmp_path / "params.yaml").write_text(text)

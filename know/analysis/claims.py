@@ -18,6 +18,7 @@ from know.analysis.starts import MORE_DATA, NAIVE, Start
 from know.analysis.statistics import unpaired
 from know.analysis.text import NONE, points
 from know.prediction.known import KNOWN
+from know.tasks.options import METRICS
 
 Verdict = Literal["holds", "does not hold", "excludes the paper's effect", "not clear", "no headroom", "not tested"]
 VERDICTS: tuple[Verdict, ...] = (
@@ -37,7 +38,8 @@ FORGETTING_RATIO = "forgetting over training, same epochs"
 @dataclass(frozen=True)
 class Evidence:
     """What the claims are held against. ``forgetting``: the fall of test accuracy along the path; ``ablations`` and ``cost``:
-    the tables of ``data/measured``, empty where nothing was measured."""
+    the tables of ``data/measured``, empty where nothing was measured; ``metric``: by what nets are judged; ``held_out``: on
+    domains that none of them has learned from."""
 
     transfer: Comparisons
     forgetting: Comparison
@@ -47,6 +49,8 @@ class Evidence:
     in_papers_setting: bool
     ablations: pd.DataFrame
     cost: pd.DataFrame
+    metric: str = METRICS["classification"]
+    held_out: bool = False
 
     @property
     def candidate(self) -> str:
@@ -204,8 +208,23 @@ def _extra_training(e: Evidence) -> Finding:
     return _measured(e, FORGETTING_RATIO, (1 - e.rate ** (e.history_length - 1)) / (1 - e.rate), "of a training")
 
 
-@claim("Segmentation, captioning, domain generalisation, ImageNet's weights gain too", "+1 to +7 points")
-def _other_tasks(e: Evidence) -> Finding:
+@claim("KNOWN gains in domain generalisation", "PACS, ×3: +4.7 points")
+def _domains(e: Evidence) -> Finding:
+    return _beats(e, "naive") if e.held_out else Finding()
+
+
+@claim("… in semantic segmentation", "VOC → Cityscapes, ×3 to ×9: 69.0 to 71.2 mean IoU")
+def _segmentation(e: Evidence) -> Finding:
+    return _beats(e, "naive") if e.metric == METRICS["segmentation"] else Finding()
+
+
+@claim("… in captioning", "Flickr8k: +2.2 points of masked accuracy")
+def _captioning(e: Evidence) -> Finding:
+    return _beats(e, "naive") if e.metric == METRICS["captioning"] else Finding()
+
+
+@claim("… of ImageNet's weights", "PVTv2, five data sets")
+def _imagenet(e: Evidence) -> Finding:
     return Finding()
 
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from know.data.catalogue import dataset
+from know.data.catalogue import DatasetSpec, dataset
+from know.data.decoding import image_array, mask_array
+from know.data.layouts import Listing
 from know.data.names import IGNORED, VOID
 from know.data.sources import Part, digest
+
+IN_MEMORY = float(os.environ.get("KNOW_IN_MEMORY", 4e9))
+"""The bytes of decoded images up to which a part of a data set is held in memory."""
+WORKERS = int(os.environ.get("KNOW_WORKERS", 2))
+"""The processes that read images from files for one that trains, unless there are fewer than ``EACH`` for one of them."""
+EACH = 200
 
 
 class Samples(Protocol):
@@ -47,6 +58,16 @@ def equal_batches(total: int, batch_size: int, generator: torch.Generator | None
     return order.tensor_split(max(1, math.ceil(total / batch_size)))
 
 
+def reading(
+    data: Dataset[Any], index: Tensor, batch_size: int, workers: int,
+    order: torch.Generator | None, seeds: torch.Generator | None,
+) -> DataLoader[Any]:  # fmt: skip
+    """The samples ``index`` (n,) of a data set, read by so many processes, in ``equal_batches`` as ``order`` shuffles them;
+    ``seeds``: what these processes' own randomness is drawn from, the global generator if None."""
+    groups = [index[part].tolist() for part in equal_batches(len(index), batch_size, order)]
+    return DataLoader(data, batch_sampler=groups, num_workers=workers, generator=seeds)
+
+
 def normalise(images: Tensor) -> Tensor:
     """uint8 images (N, C, H, W) to channels-last floats with values in [-1, 1]."""
     return images.to(torch.float32, memory_format=torch.channels_last).mul_(2 / 255).sub_(1)
@@ -63,6 +84,7 @@ class ImageSet:
 
     ``targets``, ``domains``: as ``know.data.sources.Arrays`` has them. ``outputs``: the names of what a net's head tells
     apart: the classes, unless others are given (of masks "background" and the classes, or of captions the vocabulary).
+    ``side``: in pixels, to which a batch of smaller images is enlarged.
     """
 
     images: Tensor
@@ -71,6 +93,7 @@ class ImageSet:
     targets: Tensor | None = None
     outputs: tuple[str, ...] = ()
     domains: Tensor | None = None
+    side: int | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.uint8:
@@ -103,22 +126,25 @@ class ImageSet:
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         _, channels, height, width = self.images.shape
-        return channels, height, width
+        return (channels, self.side, self.side) if self.side else (channels, height, width)
 
     def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """As ``Samples`` says; images stay on the device as uint8, and a batch is gathered and normalised there."""
         targets = self.labels if self.targets is None else self.targets
         for index in equal_batches(len(self), batch_size, generator):
             index = index.to(self.device)
-            yield normalise(self.images[index]), losable(targets[index])
+            images = normalise(self.images[index])
+            if self.side:
+                images = F.interpolate(images, (self.side, self.side), mode="bilinear", align_corners=False)
+            yield images, losable(targets[index])
 
-    def select(self, index: Tensor) -> ImageSet:
+    def select(self, index: Tensor) -> Self:
         """The images at these indices (n,), in their order."""
         index = index.to(self.labels.device)
         targets, domains = (None if one is None else one[index] for one in (self.targets, self.domains))
         return replace(self, images=self.images[index], labels=self.labels[index], targets=targets, domains=domains)
 
-    def of_classes(self, chosen: Sequence[int]) -> ImageSet:
+    def of_classes(self, chosen: Sequence[int]) -> Self:
         """The images of these classes alone, relabelled 0, 1, … in the order given. In masks, pixels of other classes become
         VOID; the background stays. Tokens stay.
 
@@ -127,15 +153,25 @@ class ImageSet:
         """
         relabel = new_labels(chosen, len(self.classes)).to(self.labels.device)
         kept = self.select((relabel[self.labels] >= 0).nonzero()[:, 0])
-        classes, (outputs, targets) = tuple(self.classes[c] for c in chosen), (self.outputs, kept.targets)
+        return kept._relabelled(relabel[kept.labels], chosen, tuple(self.classes[c] for c in chosen))
+
+    def _relabelled(self, labels: Tensor, chosen: Sequence[int], classes: tuple[str, ...]) -> Self:
+        targets, outputs = self.targets, self.outputs
         if targets is None:
             outputs = classes
         elif targets.dtype == torch.uint8:
-            table = new_values(chosen, len(self.outputs) - len(self.classes)).to(self.labels.device)
-            outputs, targets = self.outputs[: -len(self.classes)] + classes, table[targets.long()]
-        return replace(kept, labels=relabel[kept.labels], classes=classes, targets=targets, outputs=outputs)
+            outputs = outputs[: -len(self.classes)] + classes
+            targets = self._new_values(chosen).to(targets.device)[targets.long()]
+        return replace(self, labels=labels, classes=classes, targets=targets, outputs=outputs)
 
-    def of_domains(self, chosen: Sequence[int]) -> ImageSet:
+    def _new_values(self, chosen: Sequence[int]) -> Tensor:
+        """The new value of each value of its masks, uint8 (256,); the background's, if there is one, stays."""
+        first, table = len(self.outputs) - len(self.classes), torch.full((256,), VOID, dtype=torch.uint8)
+        table[:first] = torch.arange(first)
+        table[[first + c for c in chosen]] = torch.arange(first, first + len(chosen), dtype=torch.uint8)
+        return table
+
+    def of_domains(self, chosen: Sequence[int]) -> Self:
         """The images of these domains alone; their numbers stay.
 
         Raises:
@@ -143,14 +179,17 @@ class ImageSet:
         """
         return self.select(index_of_domains(self.domains, chosen))
 
-    def reduced(self, side: int) -> ImageSet:
+    def reduced(self, side: int) -> Self:
         """The images reduced to ``side`` × ``side`` pixels, each the mean of a block, and their masks, each the pixel in the
-        middle of a block (its nearest: a mean of classes is none, and a majority loses what is thin).
+        middle of a block (its nearest: a mean of classes is none, and a majority loses what is thin). Smaller images without
+        masks are enlarged, as their batches are made.
 
         Raises:
             ValueError: it does not divide the images' side.
         """
         height, width = self.images.shape[2:]
+        if side > max(height, width) and (self.targets is None or self.targets.ndim == 2):
+            return replace(self, side=side)
         if height % side or width % side:
             raise ValueError(f"image_size: got {side}; allowed: one that divides the images' {height} × {width} pixels")
         down, across = height // side, width // side
@@ -160,7 +199,7 @@ class ImageSet:
             targets = targets[:, down // 2 :: down, across // 2 :: across].contiguous()
         return replace(self, images=blocks.float().mean((3, 5)).round().to(torch.uint8), targets=targets)
 
-    def to(self, device: torch.device) -> ImageSet:
+    def to(self, device: torch.device) -> Self:
         """The same on another device."""
         targets, domains = (None if one is None else one.to(device) for one in (self.targets, self.domains))
         return replace(
@@ -183,14 +222,6 @@ def new_labels(chosen: Sequence[int], classes: int) -> Tensor:
     return relabel
 
 
-def new_values(chosen: Sequence[int], first: int) -> Tensor:
-    """The new value of each value of a mask, uint8 (256,), where the classes begin at ``first``: 1 after a background."""
-    table = torch.full((256,), VOID, dtype=torch.uint8)
-    table[:first] = torch.arange(first)
-    table[[first + c for c in chosen]] = torch.arange(first, first + len(chosen), dtype=torch.uint8)
-    return table
-
-
 def index_of_domains(domains: Tensor | None, chosen: Sequence[int]) -> Tensor:
     """Where ``domains`` (N,) is one of ``chosen``, int64 (n,). Raises ValueError: there are none, or none of one of these."""
     if domains is None:
@@ -200,25 +231,149 @@ def index_of_domains(domains: Tensor | None, chosen: Sequence[int]) -> Tensor:
     return torch.isin(domains, torch.tensor(list(chosen), dtype=torch.int64, device=domains.device)).nonzero()[:, 0]
 
 
-def load(name: str, part: Part, folder: Path | None = None) -> ImageSet:
-    """A data set's training or test part, by its name in the catalogue.
+class Files(Dataset[tuple[Tensor, Tensor | int]]):
+    """The samples of a ``Listing``, decoded when they are asked for: an image uint8 (channels, side, side) and its target."""
+
+    def __init__(self, listing: Listing, channels: int, side: int) -> None:
+        self.listing, self.channels, self.side = listing, channels, side
+
+    def __len__(self) -> int:
+        return len(self.listing.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor | int]:
+        """All of an image that has a mask, for its every pixel counts; of any other the middle square."""
+        one, masks = self.listing, self.listing.masks
+        image = torch.tensor(image_array(one.images[i], self.channels, self.side, whole=bool(masks)))
+        if masks:
+            return image, torch.tensor(mask_array(masks[i], one.values, self.side))
+        return image, int(one.labels[i]) if one.tokens is None else torch.tensor(one.tokens[i])
+
+
+class FileSet(ImageSet):
+    """An ``ImageSet`` that memory does not hold: images and masks are read from their files whenever they are needed, by
+    several processes, and are the same as if they had been read at once.
+
+    ``images`` and ``targets`` read all of them. Labels and the like stay on the CPU; batches come on the device.
+    """
+
+    files: Files
+    place: torch.device
+
+    def __init__(self, files: Files, device: torch.device | None = None) -> None:
+        one = files.listing
+        self.__dict__.update(
+            files=files, place=device or torch.device("cpu"), labels=torch.from_numpy(one.labels), classes=one.classes,
+            outputs=one.outputs, domains=None if one.domains is None else torch.from_numpy(one.domains),
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"FileSet({len(self)} images of {self.shape}, {len(self.outputs)} outputs)"
+
+    @property
+    def images(self) -> Tensor:
+        return self.loaded().images
+
+    @property
+    def targets(self) -> Tensor | None:
+        return self.loaded().targets
+
+    @property
+    def device(self) -> torch.device:
+        return self.place
+
+    @property
+    def channels(self) -> int:
+        return self.files.channels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.files.channels, self.files.side, self.files.side
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return len(self) * self.files.side**2 * (self.channels + bool(self.files.listing.masks))
+
+    def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, targets in self._read(batch_size, generator):
+            yield normalise(images.to(self.device)), losable(targets.to(self.device))
+
+    def _read(self, batch_size: int, generator: torch.Generator | None = None) -> DataLoader[Any]:
+        """Nothing is random in reading, so ``generator`` and the global one are left as an ``ImageSet`` leaves them."""
+        processes = min(WORKERS, len(self) // EACH)
+        return reading(self.files, torch.arange(len(self)), batch_size, processes, generator, torch.Generator())
+
+    def loaded(self) -> ImageSet:
+        """The same in memory, on the device."""
+        one, count = self.files.listing, 0
+        images = torch.empty(len(self), *self.shape, dtype=torch.uint8)
+        targets = torch.empty(len(self), *self.shape[1:], dtype=torch.uint8) if one.masks else None
+        for read, masks in self._read(64) if len(self) else ():
+            images[count : count + len(read)] = read
+            if targets is not None:
+                targets[count : count + len(read)] = masks
+            count += len(read)
+        if one.tokens is not None:
+            targets = torch.from_numpy(one.tokens)
+        return ImageSet(images, self.labels, self.classes, targets, self.outputs, self.domains).to(self.device)
+
+    def select(self, index: Tensor) -> Self:
+        return self._of(self.files.listing.at(index.cpu().numpy()))
+
+    def _relabelled(self, labels: Tensor, chosen: Sequence[int], classes: tuple[str, ...]) -> Self:
+        one = self.files.listing._replace(labels=labels.numpy(), classes=classes)
+        if one.masks:
+            values = self._new_values(chosen).numpy()
+            outputs = self.outputs[: -len(self.classes)] + classes
+            return self._of(one._replace(outputs=outputs, values=values if one.values is None else values[one.values]))
+        return self._of(one if one.tokens is not None else one._replace(outputs=classes))
+
+    def _of(self, listing: Listing) -> Self:
+        return type(self)(Files(listing, self.channels, self.files.side), self.device)
+
+    def reduced(self, side: int) -> Self:
+        """The same, read at ``side`` × ``side`` pixels, any number of them."""
+        return type(self)(Files(self.files.listing, self.channels, side), self.device)
+
+    def to(self, device: torch.device) -> Self:
+        return type(self)(self.files, device)
+
+
+def load(name: str, part: Part, folder: Path | None = None, side: int | None = None) -> ImageSet:
+    """A data set's training or test part, by its name in the catalogue: a ``FileSet``, if it is one of files, whose images
+    take more than ``IN_MEMORY`` bytes.
 
     Args:
         folder: where the user has the raw files of a full data set; those that come with the repository need none.
+        side: in pixels, to which the images are reduced; None: as they are, or for those in files as the specification says.
 
     Raises:
         DataError: it cannot be had; one line that says what was tried.
-        ValueError: there is no such name.
+        ValueError: there is no such name, or ``side`` does not divide the images'.
     """
     spec = dataset(name)
-    images, labels, targets, domains = (
-        None if array is None else torch.from_numpy(array) for array in spec.fetch(part, folder)
-    )
-    return ImageSet(images, labels, spec.classes, targets, spec.outputs, domains)
+    found = spec.fetch(part, folder)
+    if isinstance(found, Listing):
+        files = FileSet(Files(_named(found, spec), spec.channels, side or spec.size))
+        return files if files.nbytes > IN_MEMORY else files.loaded()
+    arrays: dict[str, Any] = {
+        name: torch.from_numpy(array) for name, array in found._asdict().items() if array is not None
+    }
+    data = ImageSet(**arrays, classes=spec.classes, outputs=spec.outputs)
+    return data.reduced(side) if side else data
+
+
+def _named(found: Listing, spec: DatasetSpec) -> Listing:
+    """With as many names of classes and outputs as the specification has, of which the files give some."""
+    classes = (*found.classes, *spec.classes[len(found.classes) :])
+    return found._replace(classes=classes, outputs=found.outputs or spec.outputs or classes)
 
 
 @lru_cache(maxsize=16)
 def images_digest(name: str) -> str:
-    """The digest of all images and labels of a data set, training and test."""
+    """The digest of all images and what belongs to them, training and test; of files, with the side at which they are read."""
     spec = dataset(name)
-    return digest(*spec.fetch("train", None)) + digest(*spec.fetch("test", None))
+    train, test = spec.fetch("train", None), spec.fetch("test", None)
+    if isinstance(train, Listing) and isinstance(test, Listing):
+        return f"{train.digest}{test.digest}-{spec.size}"
+    return digest(*train) + digest(*test)

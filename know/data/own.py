@@ -6,18 +6,19 @@ import hashlib
 import operator
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from know.data.decoding import decoded
-from know.data.images import equal_batches
+from know.data.decoding import decoded, middle_square
+from know.data.images import reading
 from know.options import reason
 from know.run.progress import track
 
@@ -40,8 +41,12 @@ def image_folder(folder: Path, size: int, normalisation: Normalisation) -> Sampl
     Raises:
         ValueError: there is no class folder, or one without images.
     """
-    steps = [transforms.Resize(size), transforms.CenterCrop(size), transforms.ToTensor()]
-    pipeline = transforms.Compose([*steps, transforms.Normalize(*NORMALISATIONS[normalisation])])
+    steps = [
+        partial(middle_square, side=size),
+        transforms.ToTensor(),
+        transforms.Normalize(*NORMALISATIONS[normalisation]),
+    ]
+    pipeline = transforms.Compose(steps)
     try:
         return ImageFolder(folder, pipeline, loader=_read_image)
     except OSError as error:
@@ -130,8 +135,7 @@ class DatasetPart:
 
     def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """As the data set collates them: (inputs, labels), unless its samples are something else."""
-        groups = [self.index[part].tolist() for part in equal_batches(len(self), batch_size, generator)]
-        loader = DataLoader(self.dataset, batch_sampler=groups, num_workers=self.workers, generator=generator)
+        loader = reading(self.dataset, self.index, batch_size, self.workers, generator, generator)
         for batch in track(loader, desc=self.shown) if self.shown else loader:
             yield moved(batch, self.device)
 

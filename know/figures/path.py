@@ -126,7 +126,7 @@ def _source_accuracy(axes: Axes, results: Results) -> None:
         markers=["s", "^", "o"], dashes=[DASHES[":"], DASHES["--"], DASHES["-"]], ax=axes,
     )  # fmt: skip
     _beside(axes, table[table.images == parts["test"]], "accuracy", BLUE, results)
-    axes.set(ylabel="source accuracy (%)", ylim=(None, min(axes.get_ylim()[1], 100.5)))
+    axes.set(ylabel=results.worded("source accuracy (%)"), ylim=(None, min(axes.get_ylim()[1], 100.5)))
     sns.move_legend(
         axes, "lower center", bbox_to_anchor=(0.45, 1), ncols=3, title=None, columnspacing=1, handletextpad=0.4
     )

@@ -22,7 +22,8 @@ def samples(source: ImageSet, downstream: ImageSet, count: int = 8) -> Figure:
     rows = max(len(source.classes), len(downstream.classes))
     figure, panels = plt.subplots(1, 2, figsize=(PAGE, 0.36 * rows + 0.3))
     for task, title, axes in zip((source, downstream), ("source", "downstream"), panels, strict=True):
-        shown = [task.images[task.labels == i][:count].permute(0, 2, 3, 1).numpy() for i in range(len(task.classes))]
+        first = [(task.labels == i).nonzero()[:count, 0] for i in range(len(task.classes))]
+        shown = [task.select(index).images.permute(0, 2, 3, 1).numpy() for index in first]
         strips = [np.concatenate(list(images), axis=1).squeeze() for images in shown]
         axes.imshow(np.concatenate(strips), cmap="gray_r", interpolation="nearest")
         height = strips[0].shape[0]

@@ -67,7 +67,7 @@ def main_gains(results: Results) -> Figure:
             weight = "bold" if found.verdict in ("better", "worse") else "normal"
             text = f"{start.data(rate)}:  {text}".removeprefix(":  ")
             beside(1.19, names.index(start.name), text, va="center", weight=weight)
-    axes.set_xlabel("gain over naïve transfer (points of downstream accuracy)")
+    axes.set_xlabel(results.worded("gain over naïve transfer (points of downstream accuracy)"))
     steps = ", ".join(virtual(int(step), rate) for step in sorted(table.steps[table.steps > 0].unique()))
     key = partial(Line2D, [], [], color=GREY, ls="", marker="o")
     keys = [
@@ -201,7 +201,7 @@ def learning_rates(results: Results) -> Figure:
         axes.plot(best.lr.mean(), best.value.mean(), "o", ms=11, mfc="none", mec=look.colour, mew=0.9)
     axes.axvline(results.params.evaluate.fine_tuning.lr, color=GREY, ls=":", lw=1, zorder=1)
     rates = sorted(table.lr.unique())
-    axes.set(xscale="log", xlabel="learning rate of fine-tuning", ylabel="downstream accuracy (%)")
+    axes.set(xscale="log", xlabel="learning rate of fine-tuning", ylabel=results.worded("downstream accuracy (%)"))
     axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
     axes.minorticks_off()
     _legends_above(figure, [axes], 1)

@@ -101,7 +101,7 @@ def run_paths(spec: RunSpec, images: ImageSet) -> Paths:
     order = stratified_order(images.labels, derive("order", spec.seed))  # so that subsets are prefixes
     data = images.select(order[: spec.images])
     net = build(spec.architecture, data.channels, len(data.outputs), derive("weights", spec.seed))
-    net, initial = net.to(data.images.device), state_of(net)
+    net, initial = net.to(data.device), state_of(net)
     recipe = Recipe(spec.epochs, spec.batch_size, spec.lr, augment="affine" if spec.augment else "none")
     fit(net, data, replace(recipe, epochs=spec.source_epochs), derive("source", spec.seed))
     smaller = nested_subsets(torch.arange(len(data)), spec.rate, spec.subsets)[1:]

@@ -11,10 +11,11 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 import latex2mathml.converter
@@ -23,6 +24,7 @@ import pandas as pd
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
+from know.figures.registry import Entry
 from know.params import Params
 from know.paths import BUILD, NOTEBOOKS, REPORTS, ROOT, atomic
 from know.report.results import FIGURES, TABLES  # not from registry, for results knows the modules that register
@@ -33,6 +35,7 @@ TEMPLATES = Path(str(resources.files("know"))) / "report" / "templates"
 PROFILES, LOCK = ROOT / "profiles", ROOT / "requirements.lock"
 MAKES_RESULTS = ("know", "notebooks", "requirements.lock")
 COMPUTES = ("torch", "torchvision", "numpy", "pandas", "scipy", "statsmodels", "seaborn", "matplotlib")
+T = TypeVar("T")
 MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 
 
@@ -145,8 +148,8 @@ def contents(folder: Path, reports: Path) -> dict[str, Any]:
     """What the index shows of a profile's report: figures and tables in the order in which they are registered."""
     name = "quick" if folder == reports else folder.name
     figures, tables = folder / "figures", folder / "tables"
-    drawn = [entry for entry in FIGURES.values() if entry.shown and (figures / f"{entry.name}.png").exists()]
-    shown = [entry for entry in TABLES.values() if entry.shown and (tables / f"{entry.name}.csv").exists()]
+    drawn = [entry for entry in _captioned(FIGURES, figures) if (figures / f"{entry.name}.png").exists()]
+    shown = [entry for entry in _captioned(TABLES, tables) if (tables / f"{entry.name}.csv").exists()]
     seen = {*(figures / f"{entry.name}.png" for entry in drawn), *(tables / f"{entry.name}.csv" for entry in shown)}
     about_file, findings = folder / "about.json", folder / "findings.md"
     return {
@@ -172,6 +175,13 @@ def contents(folder: Path, reports: Path) -> dict[str, Any]:
         "metrics": (folder / "metrics.json").read_text(),
         "about": json.loads(about_file.read_text()) if about_file.exists() else {},
     }
+
+
+def _captioned(registry: Mapping[str, Entry[T]], folder: Path) -> list[Entry[T]]:
+    """What is shown, in order, with the captions that its run gave it."""
+    file = folder / "captions.json"
+    captions = json.loads(file.read_text()) if file.exists() else {}
+    return [replace(one, caption=captions.get(one.name, one.caption)) for one in registry.values() if one.shown]
 
 
 def _heading(page: Path) -> str:

@@ -18,8 +18,10 @@ from know.analysis.comparisons import Comparison, Comparisons, compare
 from know.analysis.statistics import mean_interval
 from know.analysis.units import forgetting_drops
 from know.analysis.why import Why, why
+from know.data.catalogue import dataset
 from know.figures.registry import FIGURES, TABLES
 from know.params import Params
+from know.tasks.options import METRICS
 
 COST = paths.DATA / "measured" / "cost.csv"
 """What ``scripts/measure_cost.py`` measured on some machine; it is committed, as the ablations are."""
@@ -61,6 +63,15 @@ class Results:
             self.drawn[name] = entry.make(self) if self.has(*entry.needs) else None
         return self.drawn[name]
 
+    @property
+    def metric(self) -> str:
+        """By what nets are judged (``know.tasks.options.METRICS``)."""
+        return METRICS[dataset(self.params.downsize.downstream_dataset).kind]
+
+    def worded(self, text: str) -> str:
+        """A caption or label by this run's metric, which texts call accuracy."""
+        return text.replace("accuracy", self.metric)
+
     def table(self, name: str) -> pd.DataFrame | None:
         """The table of this name; None if one that it needs is missing, or it has no rows."""
         entry = TABLES[name]
@@ -72,7 +83,8 @@ class Results:
         table = self.table(name)
         if table is None:
             return f"{name}: not measured in this run"
-        style = table.style.hide(axis="index").set_uuid(name).format(precision=3).set_caption(TABLES[name].caption)
+        caption = self.worded(TABLES[name].caption)
+        style = table.style.hide(axis="index").set_uuid(name).format(precision=3).set_caption(caption)
         return style.set_table_attributes('class="wrap"')
 
     # --- what they say, each made once ---------------------------------------------------------------------------
@@ -123,6 +135,15 @@ class Results:
         measured = self.tables.get("ablations", pd.DataFrame(columns=ablations.COLUMNS))
         return claims.table(
             claims.Evidence(
-                self.comparisons, self.forgetting, p.rate, p.history_length, p.report.margin, setting, measured, cost
+                self.comparisons,
+                self.forgetting,
+                p.rate,
+                p.history_length,
+                p.report.margin,
+                setting,
+                measured,
+                cost,
+                self.metric,
+                "held_out" in self["transfer"],
             )
         )

@@ -81,7 +81,14 @@ def canonical(value: object) -> Plain:
 PACKAGE = Path(__file__).parent.parent
 _BEGAN = {path: path.read_text() for path in PACKAGE.rglob("*.py")}
 """The package's code when this process began, which is what it runs, whatever is edited meanwhile."""
-NO_MATTER = ("know.run", "know.paths", "know.data.catalogue", "know.data.sources", "know.data.embedded")
+NO_MATTER = (
+    "know.run",
+    "know.paths",
+    "know.data.catalogue",
+    "know.data.sources",
+    "know.data.embedded",
+    "know.data.layouts",
+)
 """How runs are run, and how images are had: a job holds the images' own digest."""
 
 

@@ -21,6 +21,7 @@ from know.data.sources import DataError
 from know.data.splits import more_images, source_task
 from know.meta.runs import draw_runs
 from know.models.build import build
+from know.models.names import kind_of
 from know.params import Params
 from know.prediction.controls import Case
 from know.prediction.predictors import no_change
@@ -38,6 +39,7 @@ from know.weights.kinds import State
 LONG = 10_000_000  # images; what trains on fewer takes minutes
 LOOKED_AT = 1 / 3  # of the time of training on it: a pass forward, none back
 PROBE = 1.0  # seconds that are enough to measure
+WORDS = 16  # of a caption
 FEW = 16  # images, of which a large net takes that long on a CPU
 
 
@@ -48,12 +50,12 @@ class Network:
     architecture: str
     channels: int
     side: int
-    classes: int
+    outputs: int
     batch_size: int
     augment: Augmentation
 
     def net(self) -> torch.nn.Module:
-        return build(self.architecture, self.channels, self.classes, seed=0)
+        return build(self.architecture, self.channels, self.outputs, seed=0)
 
     @property
     def bytes(self) -> int:
@@ -80,8 +82,9 @@ def works(params: Params) -> dict[str, list[Work]]:
     sizes, length = subset_sizes(options.source_images, params.rate, params.history_length), params.history_length
     trained = trained_sizes(params, spare)
     more = more_images(options, params.rate, spare) if own.source.max_epochs else None
-    classes, channels = len(options.source_classes), dataset(options.dataset).channels
-    source = Network(own.architecture, channels, side, classes, own.source.batch_size, own.source.augment)
+    drawn = dataset(options.dataset)
+    outputs = drawn.outputs_of(len(options.source_classes))
+    source = Network(own.architecture, drawn.channels, side, outputs, own.source.batch_size, own.source.augment)
     further = replace(source, batch_size=own.batch_size, augment=own.augment)
     forgotten = own.epochs * sum(sizes[1:])
     back = len(seeds) * bool(more and own.oracle)
@@ -103,7 +106,8 @@ def works(params: Params) -> dict[str, list[Work]]:
     tuning = params.evaluate.fine_tuning
     downstream = dataset(options.downstream_dataset)
     network = Network(
-        own.architecture, downstream.channels, side, len(options.downstream_classes), tuning.batch_size, tuning.augment
+        *(own.architecture, downstream.channels, side, downstream.outputs_of(len(options.downstream_classes))),
+        *(tuning.batch_size, tuning.augment),
     )
     evaluate = []
     for what, planned in (("fine-tuning", fine_tunings), ("learning curves", followed)):
@@ -127,7 +131,7 @@ def _source(params: Params) -> tuple[int, int]:
         pool = source_task(options).pool(torch.device("cpu"))
     except DataError:
         return max(options.source_images, *options.headroom_images, 0), options.image_size or 32
-    return len(pool) - options.validation_images, pool.images.shape[-1]
+    return len(pool) - options.validation_images, pool.shape[-1]
 
 
 def planned_starts(params: Params, trained: Collection[int], state: State) -> list[SavedStart]:
@@ -190,7 +194,11 @@ def seconds_an_image(network: Network) -> float:
 
     def timed(count: int) -> float:
         images = torch.randint(256, (count, network.channels, network.side, network.side), dtype=torch.uint8)
-        data = ImageSet(images, torch.arange(count) % network.classes, tuple(map(str, range(network.classes))))
+        labels, names = torch.arange(count) % network.outputs, tuple(map(str, range(network.outputs)))
+        masks = (images[:, 0] % network.outputs).to(torch.uint8)
+        tokens = torch.randint(network.outputs, (count, WORDS))
+        targets = {"classification": None, "segmentation": masks, "captioning": tokens}[kind_of(network.architecture)]
+        data = ImageSet(images, labels, names, targets)
         began = time.perf_counter()
         fit(net, data.to(here()), Recipe(1, network.batch_size, 0.001, augment=network.augment), seed=0)
         return time.perf_counter() - began

@@ -31,13 +31,13 @@ def run(params: Params, results: Results | None = None) -> list[str]:
         if (figure := results.figure(name)) is not None:
             figures.save(figure, drawn, name)
             plt.close(figure)
-            captions[name] = entry.caption
+            captions[name] = results.worded(entry.caption)
     write_json(captions, drawn / "captions.json")
     captions = {}
     for name, entry in TABLES.items():
         if (table := results.table(name)) is not None:
             write_table(table, written, name, entry.shown)
-            captions[name] = entry.caption
+            captions[name] = results.worded(entry.caption)
     write_json(captions, written / "captions.json")
 
     if (by_labels := results.table("transfer_summary")) is not None:

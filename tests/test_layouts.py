@@ -1,0 +1,226 @@
+"""Each published layout is read as it is published, whether in memory or from the files, and what is missing is said in a line."""
+
+import shutil
+import socket
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from layouts import NAMES, write
+from PIL import Image
+
+from know import paths
+from know.data import catalogue, images, layouts
+from know.data.catalogue import DATASETS, FLICKR8K, dataset
+from know.data.images import FileSet, images_digest, load
+from know.data.layouts import Flickr8k, Published, words_of
+from know.data.names import END, PAD, SPECIAL, START, UNKNOWN, VOID
+from know.data.sources import DataError
+
+CLASSES, PER_CLASS, SIDE = 3, 4, 12
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path, monkeypatch):
+    """An empty ``data/raw``, and no network."""
+    monkeypatch.setattr(paths, "RAW", tmp_path / "raw")
+    images_digest.cache_clear()
+
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
+
+
+@pytest.fixture(params=NAMES)
+def name(request, tmp_path):
+    """A data set of which a micro one is in its place."""
+    write(request.param, tmp_path / "raw" / request.param, CLASSES, PER_CLASS)
+    return request.param
+
+
+def test_each_is_read_as_it_is_laid_out(name):
+    spec, train, test = dataset(name), load(name, "train", side=SIDE), load(name, "test", side=SIDE)
+    domains = max(1, len(spec.domains))
+    for part, per_class in ((train, PER_CLASS), (test, PER_CLASS // 2)):
+        assert part.images.shape == (CLASSES * per_class * domains, 3, SIDE, SIDE)
+        assert len(part.classes) == len(spec.classes) and (len(part.outputs) == len(spec.outputs or spec.classes))
+        if spec.kind != "captioning":
+            assert part.labels.bincount().tolist() == [per_class * domains] * CLASSES
+        if spec.domains:
+            assert part.domains.bincount().tolist() == [per_class * CLASSES] * domains
+    assert not {i.numpy().tobytes() for i in train.images} & {i.numpy().tobytes() for i in test.images}
+    if spec.kind == "classification":  # an image's colour tells its class
+        means = train.images.float().mean((2, 3))
+        centres = torch.stack([means[train.labels == c].mean(0) for c in range(CLASSES)])
+        if not spec.domains:
+            nearest = torch.cdist(test.images.float().mean((2, 3)), centres).argmin(1)
+            assert (nearest == test.labels).float().mean() > 0.9
+
+
+def test_from_files_or_memory_all_is_the_same(name, monkeypatch):
+    whole = load(name, "train", side=SIDE)
+    monkeypatch.setattr(images, "IN_MEMORY", 0)
+    files = load(name, "train", side=SIDE)
+    assert isinstance(files, FileSet) and not isinstance(whole, FileSet)
+    chosen = [0] if len(whole.classes) == 1 else [2, 0]
+    index = torch.tensor([5, 0, 3])
+    for one, other in (
+        (whole, files),
+        (whole.of_classes(chosen), files.of_classes(chosen)),
+        (whole.select(index), files.select(index)),
+    ):
+        assert (one.classes, one.outputs, one.channels, one.shape) == (
+            other.classes,
+            other.outputs,
+            other.channels,
+            other.shape,
+        )
+        assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+        for field in ("targets", "domains"):
+            first, second = getattr(one, field), getattr(other, field)
+            assert (first is None and second is None) or torch.equal(first, second)
+        orders = [torch.Generator().manual_seed(3) for _ in range(2)]
+        for _ in range(2):  # the second pass finds the generators where they were left
+            for a, b in zip(one.batches(5, orders[0]), other.batches(5, orders[1]), strict=True):
+                assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[0].stride() == b[0].stride()
+    if whole.domains is not None:
+        assert torch.equal(whole.of_domains([1, 3]).images, files.of_domains([1, 3]).images)
+
+
+def test_workers_change_nothing(tmp_path, monkeypatch):
+    write("voc", tmp_path / "raw" / "voc", 2, 3)
+    monkeypatch.setattr(images, "IN_MEMORY", 0)
+    monkeypatch.setattr(images, "EACH", 2)
+    seen, state = [], torch.get_rng_state()
+    for workers in (0, 2):
+        monkeypatch.setattr(images, "WORKERS", workers)
+        seen.append([t for b in load("voc", "train", side=8).batches(2, torch.Generator().manual_seed(0)) for t in b])
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_digests_are_of_the_contents(tmp_path):
+    write("cub", tmp_path / "raw" / "cub", 2, 2)
+    first = images_digest("cub")
+    (tmp_path / "raw" / "cub").rename(tmp_path / "raw" / "moved")
+    shutil.copytree(tmp_path / "raw" / "moved", tmp_path / "raw" / "cub")  # other times of change
+    images_digest.cache_clear()
+    assert images_digest("cub") == first
+    file = next((tmp_path / "raw" / "cub").rglob("*.jpg"))
+    Image.new("RGB", (9, 9)).save(file)
+    images_digest.cache_clear()
+    assert images_digest("cub") != first
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_missing_is_said_in_a_line(name, tmp_path):
+    with pytest.raises(DataError) as error:
+        load(name, "train")
+    message, fetch = str(error.value), dataset(name).fetch
+    assert "\n" not in message and message.startswith(f"{name} cannot be had")
+    for part in (fetch.files, str(tmp_path / "raw" / name), fetch.source.url, fetch.source.terms):
+        assert part in message
+    assert ("torchvision's download: " in message) == (name in ("voc", "flowers102"))
+    assert not (tmp_path / "raw" / name).exists()
+
+
+def test_an_image_that_is_missing_or_damaged_is_named(tmp_path):
+    write("flowers102", tmp_path / "raw" / "flowers102", 2, 2)
+    file = tmp_path / "raw" / "flowers102" / "flowers-102" / "jpg" / "image_00001.jpg"
+    file.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"image_00001\.jpg: not a readable image"):
+        load("flowers102", "train", side=8)
+    file.unlink()
+    with pytest.raises(DataError, match=r"image_00001\.jpg"):
+        load("flowers102", "train", side=8)
+
+
+def test_a_folder_that_the_user_names(tmp_path):
+    write("tiny-imagenet", tmp_path / "mine", 2, 2)
+    data = load("tiny-imagenet", "test", tmp_path / "mine" / "tiny-imagenet-200")
+    assert data.images.shape == (2, 3, 64, 64) and data.classes[:3] == ("thing 0", "thing 1", "class 2")
+    assert not paths.RAW.exists()
+
+
+def test_masks_of_voc(tmp_path):
+    write("voc", tmp_path, 2, 1)
+    data = load("voc", "train", tmp_path, 16)
+    assert data.outputs[:3] == ("background", "aeroplane", "bicycle") and len(data.outputs) == 21
+    assert data.labels.tolist() == [0, 1]
+    for mask, label in zip(data.targets, data.labels, strict=True):
+        assert set(mask.unique().tolist()) <= {0, int(label) + 1, VOID} and mask[8, 8] == label + 1 and mask[0, 0] == 0
+
+
+def test_cityscapes_are_learned_by_what_is_evaluated(tmp_path):
+    from torchvision.datasets import Cityscapes
+
+    evaluated = sorted((one.train_id, one.name) for one in Cityscapes.classes if not one.ignore_in_eval)
+    assert tuple(name for _, name in evaluated) == catalogue.CITYSCAPES_CLASSES
+    write("cityscapes", tmp_path, 19, 1)
+    data = load("cityscapes", "train", tmp_path, 16)
+    middle = {int(label): int(mask[8, 8]) for mask, label in zip(data.targets, data.labels, strict=True)}
+    assert middle == {c: c for c in range(19)} and (data.targets[:, 0, 0] == VOID).all()
+
+
+def test_an_image_without_any_class_is_left_out(tmp_path):
+    write("voc", tmp_path, 2, 1)
+    mask = next((tmp_path / "VOCdevkit" / "VOC2012" / "SegmentationClass").glob("*1.png"))
+    Image.fromarray(np.zeros_like(np.asarray(Image.open(mask)))).save(mask)
+    assert load("voc", "train", tmp_path, 8).labels.tolist() == [1]
+    Image.new("RGB", (4, 4)).save(mask)
+    with pytest.raises(DataError, match="a mask has one value a pixel"):
+        load("voc", "train", tmp_path, 8)
+
+
+def test_labels_of_masks_are_read_once(tmp_path, monkeypatch):
+    write("voc", tmp_path / "raw" / "voc", 2, 2)
+    first = DATASETS["voc"].fetch("train", None)
+    monkeypatch.setattr(layouts, "mask_array", None)
+    assert DATASETS["voc"].fetch("train", None).labels.tolist() == first.labels.tolist()
+
+
+def test_pacs_without_lists_holds_out_every_tenth(tmp_path):
+    write("pacs", tmp_path, 2, 20)
+    for file in tmp_path.glob("*.txt"):
+        file.unlink()
+    train, test = (load("pacs", part, tmp_path, 4) for part in ("train", "test"))
+    assert len(train) + len(test) == 4 * 2 * 30 and test.domains.bincount().tolist() == [6] * 4
+    assert test.labels.bincount().tolist() == [12] * 2
+
+
+def test_captions(tmp_path):
+    write("flickr8k", tmp_path, 2, 4)
+    data = load("flickr8k", "train", tmp_path, 8)
+    assert data.outputs[:4] == SPECIAL and len(data.outputs) == len(dataset("flickr8k").outputs)
+    said = [[data.outputs[i] for i in row if i != PAD] for row in data.targets.tolist()]
+    assert said[0] == ["<start>", "a", "red", "dog", "is", "here", "<end>"]
+    assert "number" in data.outputs and "1" not in data.outputs  # seen eight times, and once
+    assert load("flickr8k", "test", tmp_path, 8).outputs == data.outputs
+    assert set(data.labels.tolist()) == {0} and data.targets.shape[1] == FLICKR8K.listing.length
+
+
+@given(st.lists(st.text("abc", min_size=1), max_size=30), st.integers(3, 12), st.integers(4, 12))
+def test_every_caption_has_its_start_and_end(words, length, size):
+    layout = Flickr8k(size, length)
+    vocabulary = layout.vocabulary([words] * layouts.RAREST)
+    tokens = layout.tokens(words, {word: i for i, word in enumerate(vocabulary)})
+    body = tokens[1 : tokens.index(END)]
+    assert len(vocabulary) == len(set(vocabulary)) == size and len(tokens) == length and tokens[0] == START
+    assert set(tokens[2 + len(body) :]) <= {PAD} and len(body) == min(len(words), length - 2)
+    for token, word in zip(body, words, strict=False):
+        assert vocabulary[token] == word if word in vocabulary else token == UNKNOWN
+
+
+def test_words():
+    assert words_of("A dog's ball , on the_grass .") == ["a", "dogs", "ball", "on", "thegrass"]
+
+
+def test_the_documentation_names_every_source():
+    text = (paths.ROOT / "docs" / "data.md").read_text()
+    for spec in DATASETS.values():
+        assert f"`{spec.name}`" in text
+        if isinstance(spec.fetch, Published):
+            assert spec.fetch.source.url.split(",")[0] in text
