@@ -241,12 +241,3 @@ def test_batchnorm_trains_with_the_head(toy):
     layers = [name.removesuffix("running_mean") for name in before if name.endswith("running_mean")]
     parts = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     assert moved == {"head.weight", "head.bias", *(layer + part for layer in layers for part in parts)}
-
-
-def test_a_network_of_timms_by_name(toy):
-    pytest.importorskip("timm")
-    net = build("timm:resnet10t", 1, 3, 0)
-    assert net(torch.zeros(2, 1, 32, 32)).shape == (2, 3) and net.head.out_features == 3
-    assert same(state_of(net), state_of(build("timm:resnet10t", 1, 3, 0)))
-    with pytest.raises(ParamError, match=r"got timm:resnet; allowed: a network in timm\.list_models"):
-        build("timm:resnet", 1, 3, 0)
