@@ -21,7 +21,8 @@ from know.models.build import build
 from know.models.names import ARCHITECTURES
 from know.run.executor import device_of
 from know.run.options import Compute
-from know.training.loop import Recipe, augmented, fit
+from know.tasks.augmentation import augmented
+from know.training.loop import Recipe, fit
 
 
 class Images(Dataset[tuple[torch.Tensor, int]]):
