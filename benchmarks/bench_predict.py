@@ -1,8 +1,9 @@
 """How fast prediction is, and how much memory it takes: `python benchmarks/bench_predict.py [--sizes 1e6 1e7 1e8]`.
 
 Everything is measured in one run, in turns, the best of several repeats: the machine's own float32 matrix product, the
-plain module in blocks of 100,000, and `know.retrodict` on the same weights; then `predict_files` on S bfloat16 files of
-each size in a fresh process, whose peak resident memory is printed, PyTorch's own (before the first file) beside it.
+plain module in blocks of 100,000, and `know.retrodict` on the same weights, by PyTorch's operations and by the compiled
+kernel; then the same in one thread, in processor time, which other programs disturb least; then `predict_files` on S bfloat16
+files of each size in a fresh process, whose peak resident memory is printed, PyTorch's own (before the first file) beside it.
 `--sizes 1e9` needs 12 GB of disk under `--folder`.
 """
 
@@ -25,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from know import load_hypermodel, retrodict
-from know.prediction.engine import BLOCK
+from know.prediction import kernel
+from know.prediction.engine import BLOCK, Folded
 from know.prediction.files import predict_files
 from know.prediction.known import KINDS, KNOWN, HyperModel
 from know.weights.files import Writer
@@ -79,22 +81,59 @@ def in_memory(model: HyperModel, repeats: int, device: torch.device) -> None:
         {
             "product": multiply,
             "plain": lambda: model(block, "fc"),
-            "know": lambda: retrodict(trajectory, model),
+            "operations": lambda: retrodict(trajectory, model),
+            "kernel": lambda: retrodict(trajectory, model, compiled=True),
         },
         repeats,
         device,
     )
-    each, plain, rate = best["know"] / MEMORY, best["plain"] / EAGER_BLOCK, operations / best["product"]
+    plain, rate = best["plain"] / EAGER_BLOCK, operations / best["product"]
     count = flops(model.fc)
     print(f"matrix product, float32, {MATRIX} x {MATRIX}: {rate / 1e9:.0f} GFLOP/s")
     print(f"a prediction: {count:,} FLOP")
     print(f"plain module, blocks of {EAGER_BLOCK:,}: {plain * 1e9:.0f} ns a parameter")
-    print(f"know.retrodict, {MEMORY:,} parameters: {each * 1e9:.0f} ns, {1 / each:,.0f} parameters/s")
-    print(f"  {count / each / rate:.2f} of the matrix product's rate, {plain / each:.1f} x the plain module")
+    print(f"know.retrodict, {MEMORY:,} parameters:")
+    for name in ("operations", "kernel"):
+        each = best[name] / MEMORY
+        print(
+            f"  by the {name}: {each * 1e9:.0f} ns, {1 / each:,.0f} parameters/s, {count / each / rate:.2f} of the matrix"
+            f" product's rate, {plain / each:.1f} x the plain module, {best['operations'] / best[name]:.2f} x the operations"
+        )
+
+
+def one_thread(known: KNOWN, repeats: int) -> None:
+    """Of the networks alone, in one thread: the shortest processor time, so that time that others take does not count."""
+    threads, count = torch.get_num_threads(), 2 * BLOCK
+    window = walk(count, known.history_length, torch.device("cpu")).T
+    plain = walk(EAGER_BLOCK // 4, known.history_length, torch.device("cpu")).T.contiguous()
+    operations, multiply = product(torch.device("cpu"), 512)
+    functions: dict[str, tuple[int, Callable[[], object]]] = {
+        "product": (1, multiply),
+        "plain module": (len(plain), lambda: known.residual(plain)),
+        "operations": (count, lambda: folded(window)),
+        "kernel": (count, lambda: fused(window)),
+    }
+    folded, fused = Folded(known), Folded(known, compiled=True)
+    best = dict.fromkeys(functions, float("inf"))
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        for _ in range(20 * repeats):
+            for name, (_, function) in functions.items():
+                start = time.thread_time()
+                function()
+                best[name] = min(best[name], time.thread_time() - start)
+    torch.set_num_threads(threads)
+    each = {name: best[name] / own for name, (own, _) in functions.items()}
+    print("\none thread, processor time, the networks alone:")
+    print("                 ns a parameter   of product   x plain module   x operations")
+    for name in ("plain module", "operations", "kernel"):
+        share = flops(known) / each[name] / (operations / each["product"])
+        times = each["plain module"] / each[name], each["operations"] / each[name]
+        print(f"  {name:14} {each[name] * 1e9:14.0f} {share:12.2f} {times[0]:16.1f} {times[1]:14.2f}")
 
 
 def anatomy(repeats: int) -> None:
-    """Where the time goes: one thread, the operations of one stream on a block, twice (there are two streams)."""
+    """Where the operations' time goes: one thread, those of one stream on a block, twice (there are two streams)."""
     threads = torch.get_num_threads()
     inputs, xz, z, x, g, ze, y = (torch.rand(rows, BLOCK) for rows in (6, 73, 9, 64, 64, 73, 32))
     to_xz, from_z, to_out = (torch.rand(shape) for shape in ((73, 6), (64, 9), (32, 73)))
@@ -114,7 +153,7 @@ def anatomy(repeats: int) -> None:
     }
     best = in_turns(repeated | {"product": multiply}, repeats, torch.device("cpu"))
     torch.set_num_threads(threads)
-    print("\nwhere one thread's time goes, ns a parameter:")
+    print("\nwhere one thread's time goes by the operations, ns a parameter:")
     for name in operations:
         print(f"  {name:34} {2 * best[name] / 50 / BLOCK * 1e9:5.0f}")
     ideal = flops(KNOWN()) / count * best["product"]
@@ -221,6 +260,10 @@ def describe() -> None:
     print(
         f"{processor}, {os.cpu_count()} cores, {flags}; PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
     )
+    try:
+        kernel.library()
+    except kernel.Unavailable as error:
+        print(f"no compiled kernel, so its rows are the operations': {error}")
 
 
 def main() -> None:
@@ -236,6 +279,7 @@ def main() -> None:
         return streamed(options.streamed[0], options.streamed[1:])
     describe()
     in_memory(model_of(options.hypermodel), options.repeats, torch.device(options.device))
+    one_thread(model_of(options.hypermodel).fc, options.repeats)
     anatomy(options.repeats)
     sweep(options.hypermodel, options.sizes, options.folder, options.repeats)
     precision(model_of(options.hypermodel))

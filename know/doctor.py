@@ -91,12 +91,17 @@ def _machine(cores: int) -> Iterator[Finding]:
     import psutil
     import torch
 
+    from know.prediction import kernel
     from know.run.device import device_named
 
     threads = torch.get_num_threads()
     yield Finding(f"PyTorch {torch.__version__}, device {device_named('auto')}, {threads} threads on {cores} cores")
     if threads > cores:
         yield Finding(f"{threads} threads share {cores} cores", f"export OMP_NUM_THREADS={cores}")
+    try:
+        yield Finding(f"know predict on the CPU by the compiled kernel, {kernel.library()._name}")
+    except kernel.Unavailable as error:
+        yield Finding(f"know predict on the CPU by PyTorch's operations: no compiled kernel: {error}")
     free = psutil.virtual_memory().available
     text = f"{free / GIGABYTE:.1f} GB of memory free, for {cores} processes"
     yield Finding(text, "close other programs, or set compute.jobs lower") if free < cores * WORKER else Finding(text)

@@ -68,7 +68,7 @@ def test_pieces_of_known_meet(tmp_path, monkeypatch):
         {"a": ([70, 100], torch.bfloat16), "b": ([9001], torch.float32), "c": ([], torch.float32)}
     )
     files = [save(state, tmp_path / f"{k}.safetensors") for k, state in enumerate(trajectory)]
-    wanted = retrodict(trajectory, model, steps=3)[-1]
+    wanted = retrodict(trajectory, model, steps=3, compiled=True)[-1]
     monkeypatch.setattr(engine, "PIECE", engine.BLOCK)
     monkeypatch.setattr(prediction_files, "PIECE", engine.BLOCK)
     predict_files(files, tmp_path / "out.safetensors", model, steps=3)

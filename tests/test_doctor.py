@@ -28,7 +28,7 @@ def test_a_sound_machine(sound, run_know):
     lines = said.splitlines()
     assert code == 0, mends(lines)
     text = "\n".join(lines)
-    for part in ("Python 3.", "1 packages, as requirements.lock says", "PyTorch ", " threads on ", "of memory free",
+    for part in ("Python 3.", "1 packages, as requirements.lock says", "PyTorch ", " threads on ", "know predict on the CPU by ", "of memory free",
                  "records of runs in ", "params.yaml is valid", " training images"):  # fmt: skip
         assert part in text
 

@@ -181,5 +181,9 @@ def test_a_wheel_has_every_room(wheel):
     folders = {path.parent.relative_to(paths.ROOT) for path in (paths.ROOT / "know").rglob("*.py")}
     assert set(listed) == {".".join(folder.parts) for folder in folders}
     held = {path.relative_to(wheel).as_posix() for path in wheel.rglob("*")}
-    assert {"know/py.typed", "know/prediction/hypermodels/default/conv.safetensors"} <= held
+    assert {
+        "know/py.typed",
+        "know/prediction/hypermodels/default/conv.safetensors",
+        "know/prediction/kernel.cpp",
+    } <= held
     assert not {path for path in held if path.startswith(("tests", "notebooks"))}

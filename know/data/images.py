@@ -356,7 +356,9 @@ def load(name: str, part: Part, folder: Path | None = None, side: int | None = N
     if isinstance(found, Listing):
         files = FileSet(Files(_named(found, spec), spec.channels, side or spec.size))
         return files if files.nbytes > IN_MEMORY else files.loaded()
-    arrays = {name: torch.from_numpy(array) for name, array in found._asdict().items() if array is not None}
+    arrays: dict[str, Any] = {
+        name: torch.from_numpy(array) for name, array in found._asdict().items() if array is not None
+    }
     data = ImageSet(**arrays, classes=spec.classes, outputs=spec.outputs)
     return data.reduced(side) if side else data
 

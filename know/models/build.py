@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -111,15 +112,15 @@ def _head_place(net: nn.Module) -> str:
 
 
 def _outputs(net: nn.Module) -> int:
-    return head_of(net).weight.shape[0]  # type: ignore[union-attr, index]
+    return len(head_of(net).get_parameter("weight"))
 
 
 def _replace_head(net: nn.Module, outputs: int) -> None:
-    place = _head_place(net)
-    old = net.get_submodule(place)
-    if isinstance(old, nn.Linear):
-        fresh: nn.Module = nn.Linear(old.in_features, outputs, old.bias is not None)
-    else:
-        assert isinstance(old, nn.Conv2d)
-        fresh = nn.Conv2d(old.in_channels, outputs, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
-    net.set_submodule(place, fresh)
+    old: Any = head_of(net)
+    bias = old.bias is not None
+    fresh = (
+        nn.Linear(old.in_features, outputs, bias)
+        if isinstance(old, nn.Linear)
+        else nn.Conv2d(old.in_channels, outputs, old.kernel_size, old.stride, old.padding, bias=bias)
+    )
+    net.set_submodule(_head_place(net), fresh)

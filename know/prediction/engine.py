@@ -1,6 +1,7 @@
 """Prediction at full speed: KNOWN folded into fewer operations, and whole models taken in pieces by a thread a core.
 
-``know.prediction.known.KNOWN`` stays the plain module that this one is tested against.
+``know.prediction.known.KNOWN`` stays the plain module that this one is tested against; ``know.prediction.kernel``, the same
+arithmetic in one compiled function, is used where ``compiled`` asks for it and there is a compiler.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from know.prediction.kernel import Kernel, Unavailable
 from know.prediction.known import KNOWN, HyperModel, Stream
 from know.prediction.predictors import Extrapolation, PathPredictor
 from know.run.progress import track
@@ -73,12 +75,18 @@ class Folded:
     core's L2 cache. Features are rows and scalars columns, as they lie in checkpoints. Views are made once and
     operations are few, since between them threads wait for Python's lock. It has the weights that ``known`` had at the
     time of folding, and its precision.
+
+    ``compiled``: on the CPU and in float32 by the ``Kernel`` instead, if there can be one; it differs in the last bits.
     """
 
-    def __init__(self, known: KNOWN) -> None:
+    def __init__(self, known: KNOWN, compiled: bool = False) -> None:
         self.dtype = known.out.weight.dtype
         self._folded = [_fold(known.weights), _fold(known.differences), [_affine(known.out)]]
         self._placed: dict[torch.device, list[list[Tensor]]] = {}
+        self._kernel: Kernel | None = None
+        if compiled and self.dtype == torch.float32:
+            with suppress(Unavailable):
+                self._kernel = Kernel(self._folded[:2], self._folded[2][0])
 
     def _on(self, device: torch.device) -> list[list[Tensor]]:
         if device not in self._placed:
@@ -87,6 +95,8 @@ class Folded:
 
     def __call__(self, window: Tensor) -> Tensor:
         """A window (N, S), any strides, to the residuals (N,)."""
+        if self._kernel and window.device.type == "cpu":
+            return self._kernel(window)
         count, length = window.shape
         w, d = (window.new_ones(rows, count, dtype=self.dtype) for rows in (length + 1, length))
         w[:-1] = window.T
@@ -117,14 +127,14 @@ class Folded:
             mm(to_step, leaky_relu(y, 0.3, inplace=True), out=step)
 
 
-def fast(predictor: Predictor) -> Predictor:
-    """A copy of a hyper-model, or of the one that a predictor holds, with its networks folded; other predictors as is."""
+def fast(predictor: Predictor, compiled: bool = False) -> Predictor:
+    """A copy of a hyper-model, or of the one that a predictor holds, with its networks ``Folded``; other predictors as is."""
     model = getattr(predictor, "model", predictor)
     if not isinstance(model, HyperModel):
         return predictor
     model = copy.deepcopy(model)
     for network in [module for module in model.modules() if isinstance(module, KNOWN)]:
-        vars(network)["residual"] = Folded(network)
+        vars(network)["residual"] = Folded(network, compiled)
     return model
 
 
@@ -192,6 +202,7 @@ def extrapolate(
     dtype: torch.dtype | None = None,
     progress: str | None = None,
     scales: Mapping[str, float] | None = None,
+    compiled: bool = False,
 ) -> None:
     """Predict ``steps`` steps past Θ_0, in pieces, a thread a core.
 
@@ -208,6 +219,7 @@ def extrapolate(
         dtype: of the result; by default that of Θ_0's tensor.
         progress: the progress bar's title; none by default.
         scales: of some tensors, c in Θ_0 + c·(Θ̂ - Θ_0), which is written instead of Θ̂; it is not what is fed back.
+        compiled: KNOWN's networks by the compiled kernel, where there can be one, on the CPU; see ``Folded``.
 
     Raises:
         ValueError: the states do not fit together, a weight or a prediction is NaN or infinite, or a prediction
@@ -215,7 +227,7 @@ def extrapolate(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    length, theta_0, predict = len(trajectory), trajectory[-1], fast(predictor)
+    length, theta_0, predict = len(trajectory), trajectory[-1], fast(predictor, compiled)
     named = [(theta, counterparts(theta, theta_0, kinds)) for theta in trajectory]
     whole = isinstance(predictor, PathPredictor) and predictor.whole_tensors
     direct = isinstance(predictor, Extrapolation) and predictor.direct

@@ -65,7 +65,7 @@ def predict_files(
 ) -> None:
     """Write Θ̂_{-steps}, predicted from checkpoints, as safetensors; the memory it takes does not grow with the model.
 
-    Equal to ``retrodict`` on the same weights. What is written appears when it is complete; on failure, whatever was
+    Equal to ``retrodict`` with ``compiled`` on the same weights. What is written appears when it is complete; on failure, whatever was
     there stays.
 
     Args:
@@ -86,6 +86,7 @@ def predict_files(
         ValueError: see ``engine.extrapolate``, ``scales_of``.
     """
     targets = out if isinstance(out, Mapping) else {steps: Target(out)}
+    place = device or torch.device("cpu")
     for target in targets.values():
         target.check()
     with ExitStack() as stack:
@@ -120,8 +121,8 @@ def predict_files(
             title = next(iter(targets.values())).path.name if progress else None
             extrapolate(
                 trajectory, {name: kind for name, kind in kinds.items() if kind != "buffer"}, predictor, max(targets),
-                write, device=device or torch.device("cpu"), dtype=dtype, progress=title,
-                scales=scales_of(list(kinds), scales),
+                write, device=place, dtype=dtype, progress=title, scales=scales_of(list(kinds), scales),
+                compiled=place.type == "cpu",
             )  # fmt: skip
             stack.close()  # the renames are part of writing
         except OSError as error:

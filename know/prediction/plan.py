@@ -50,7 +50,7 @@ def plan(
 
 
 def _seconds(length: int, predictor: Predictor, steps: int, total: int) -> float:
-    window, predict = torch.randn(PIECE // 8, length).mul_(0.01), fast(predictor)
+    window, predict = torch.randn(PIECE // 8, length).mul_(0.01), fast(predictor, compiled=True)
     with torch.inference_mode():
         predict(window, "conv")
         started = time.perf_counter()

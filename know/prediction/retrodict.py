@@ -33,6 +33,7 @@ def retrodict(
     steps: int = 1,
     kinds: Mapping[str, TensorKind] | None = None,
     device: torch.device | None = None,
+    compiled: bool = False,
 ) -> list[State]:
     """Θ̂_{-1}, …, Θ̂_{-steps} from Θ_{S-1}, …, Θ_0.
 
@@ -45,6 +46,8 @@ def retrodict(
         steps: each further step feeds the prediction back as the newest weight of the window.
         kinds: of each of Θ_0's tensors, if not ``kinds_of(theta_0)``, with 1×1 convolutions as the predictor has them.
         device: where to compute, piece by piece; by default where Θ_0 is.
+        compiled: as ``know predict`` does it: by the compiled kernel, if there can be one. Faster, and other in the last bits,
+            so the experiment, whose numbers must not depend on a compiler, does without.
 
     Returns:
         ``steps`` state dicts with Θ_0's keys, shapes, dtypes and devices; buffers are copies of Θ_0's, and what is tied
@@ -69,5 +72,5 @@ def retrodict(
 
     sources = [InMemory(f"trajectory[{place}]", theta) for place, theta in enumerate(trajectory)]
     wanted = {name: kind for name, kind in kinds.items() if kind != "buffer" and name not in tied}
-    extrapolate(sources, wanted, predictor, steps, write, device=device)
+    extrapolate(sources, wanted, predictor, steps, write, device=device, compiled=compiled)
     return predicted
