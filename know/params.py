@@ -57,6 +57,14 @@ class Evaluate(Section):
     followed: Annotated[tuple[str, ...], AfterValidator(distinct)]
     fine_tuning: FineTuning
 
+    @model_validator(mode="after")
+    def _followed_beside_naive(self) -> Self:
+        if self.followed and not ("naive" in self.followed and set(self.followed) - {"naive", "scratch"}):
+            raise ValueError(
+                f"followed: got {list(self.followed)}; allowed: none, or naive and starts that are held to it"
+            )
+        return self
+
 
 class Report(Section):
     """How the results are judged: what is compared is named here, before any test image is seen.

@@ -62,9 +62,10 @@ def _changes(profile: Path) -> dict[str, object]:
 
 def shrunk_text(text: str) -> str:
     """A params.yaml as small as it can be: ``scripts/shrink.yaml`` says how."""
-    stream = io.StringIO()
-    changes = YAML(typ="safe").load(SHRINK.read_text())
-    YAML_KEEPING_COMMENTS.dump(merge(YAML_KEEPING_COMMENTS.load(text), changes), stream)
+    stream, yaml = io.StringIO("# A profile, shrunk by scripts/shrink.yaml.\n"), YAML(typ="safe")
+    stream.seek(0, io.SEEK_END)
+    yaml.default_flow_style = False
+    yaml.dump(merge(yaml.load(text), yaml.load(SHRINK.read_text())), stream)
     return stream.getvalue()
 
 

@@ -17,7 +17,15 @@ from know.data.images import ImageSet
 settings.register_profile("suite", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
-LONGEST = ("test_pipeline", "test_leakage", "test_sweep", "test_metatrain", "test_cli_predict", "test_notebook")
+LONGEST = (
+    "test_pipeline",
+    "test_profiles",
+    "test_leakage",
+    "test_sweep",
+    "test_metatrain",
+    "test_cli_predict",
+    "test_notebook",
+)
 """Files that take longest come first, so that no core is left alone with one at the end."""
 
 

@@ -84,6 +84,13 @@ def test_at_the_last_step_only_the_candidates_there_are_chosen_among():
     assert picked[picked.chosen][["candidate", "steps"]].to_numpy().tolist() == [[1, 2]] and len(picked) == 2
 
 
+def test_where_nothing_is_to_choose_every_start_is_kept():
+    runs = table({("a", 0, 1): 0.9, ("a", 0, 2): 0.5, ("b", 0, 1): 0.8})
+    picked = select(runs, params(steps="last"))
+    kept = chosen(runs, picked)
+    assert picked.empty and len(kept) == len(runs) and set(kept[kept.chosen & (kept.method == "a")].steps) == {2}
+
+
 def test_batchnorm_is_reset_in_what_was_predicted_and_crossed_where_asked():
     p = load()
     on = SavedStart("main", "trained_on", 0, 1, "control")

@@ -46,6 +46,7 @@ BAD = [
     ({"predict": {"controls": ["shrink_perturb"]}}, "predict.controls.0.shrink_perturb.shrink: missing; it must be given", ""),
     ({"evaluate": {"fractions": [0.01]}}, "evaluate.fractions: got 0.01, which leaves 0 of 25 labels", "allowed:"),
     ({"compute": {"device": "tpu"}}, "compute.device: got 'tpu'", "auto"),
+    ({"evaluate": {"followed": ["naive", "scratch"]}}, "evaluate.followed: got ['naive', 'scratch']", "starts that are held"),
 ]  # fmt: skip
 
 

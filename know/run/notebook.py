@@ -7,7 +7,8 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 import zmq
 from jupyter_client.kernelspec import KernelSpecManager
@@ -50,7 +51,9 @@ def run(notebook: Path, out: Path, sections: Mapping[str, object]) -> None:
     Raises:
         NotebookError: a cell failed, or the kernel died; the partial notebook is in ``logs/``.
     """
-    # Imported late, for they take seconds: a wrong parameter is reported before.
+    # Imported late, for they take seconds: a wrong parameter is reported before. jsonschema would compile a grammar of URLs, which
+    # takes longer than all else and no notebook needs; it goes without if that cannot be imported.
+    sys.modules.setdefault("rfc3987_syntax", cast(ModuleType, None))
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError

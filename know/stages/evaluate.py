@@ -208,7 +208,7 @@ def select(table: pd.DataFrame, params: Params) -> pd.DataFrame:
 def chosen(table: pd.DataFrame, selection: pd.DataFrame) -> pd.DataFrame:
     """``table`` with the chosen candidate of each method, at all of its steps; ``chosen`` says which step was: of the nets
     that were really trained on more data, the one on most, which the furthest prediction stands for."""
-    best = selection[selection.chosen].set_index("method")
+    best = selection[selection.chosen.astype(bool)].set_index("method")  # of none the column is of objects
     candidate = table.method.map(best.candidate).fillna(table.candidate)
     steps = table.method.map(best.steps).fillna(table.groupby("method").steps.transform("max"))
     return table.assign(chosen=steps == table.steps)[candidate == table.candidate]
