@@ -7,6 +7,9 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 # `venv/bin/dvc` alone would not find the `python` that the stages call.
 export PATH := $(abspath $(BIN)):$(PATH)
+# A module is compiled where it is first imported, not by the installation and not by each of a pipeline's processes anew, which would
+# take longer than most of what they do.
+export PYTHONDONTWRITEBYTECODE :=
 .PHONY: repro bench test lint install lock lowest clean
 
 install: $(BIN)/.know-installed
