@@ -71,7 +71,8 @@ def test_the_kernel_is_folded(length, count, dtype):
 @compiled
 @given(st.integers(0, 10_000), st.sampled_from([1e-4, 0.1, 1.0]), st.integers(1, 5000))
 def test_it_rounds_no_worse_than_others(seed, scale, count):
-    """Than the plain module and the operations; in a few networks, whose sums cancel, the operations err by thrice the former."""
+    """Than the plain module and the operations, each of which errs by thrice the other in a few networks whose sums cancel; there by no
+    more than a dozen units in the last place."""
     known, generator = KNOWN(), torch.Generator().manual_seed(seed)
     randomise(known, seed)
     start, moves = torch.randn(count, 1, generator=generator), torch.randn(count, 5, generator=generator)
@@ -82,7 +83,8 @@ def test_it_rounds_no_worse_than_others(seed, scale, count):
             (residual(window) - exact).abs().max().item()
             for residual in (known.residual, Folded(known), Folded(known, compiled=True))
         )
-    assert got <= 3 * max(plain, operations) + 4e-7
+    unit = torch.finfo(torch.float32).eps * max(1.0, window.abs().max().item())
+    assert got <= 3 * max(plain, operations) + 12 * unit
 
 
 @compiled
