@@ -1,4 +1,5 @@
 # make repro: environment, pipeline, what to open.   make test: environment, tests.   VENV=path reuses an environment.
+# make test-long: every profile for a GPU, shrunk, from end to end; make test does one of each kind of task.
 # make PROFILE=name repro: another experiment, profiles/name.yaml; with SHRINK=1, a minute of it.
 # make lock: requirements.lock anew.
 # make bench: the scores of docs/bench.md, on trajectories made anew only if params.yaml defines others.
@@ -10,7 +11,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # A module is compiled where it is first imported, not by the installation and not by each of a pipeline's processes anew, which would
 # take longer than most of what they do.
 export PYTHONDONTWRITEBYTECODE :=
-.PHONY: repro bench test lint install lock lowest clean
+.PHONY: repro bench test test-long lint install lock lowest clean
 
 install: $(BIN)/.know-installed
 
@@ -37,6 +38,9 @@ bench: install
 # the order of tests/conftest.py.
 test: install
 	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+test-long: install
+	python -m pytest -m long
 
 lint: install
 	ruff check .

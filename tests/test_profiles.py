@@ -29,7 +29,12 @@ SMALLER: dict[str, dict[str, object]] = {
     "paper-segmentation": {"forget": {"architecture": "smp:deeplabv3plus-resnet18"}},
 }
 """What is smaller here than the documented override makes it."""
-PROFILES = sorted(path.stem for path in (paths.ROOT / "profiles").glob("paper-*.yaml"))
+FIRST = ("paper-pvtv2-cub", "paper-pacs", "paper-segmentation")
+"""One of each kind of task; the others take their way with other data, and as long again: `make test-long`."""
+PROFILES = [
+    pytest.param(name, marks=() if name in FIRST else pytest.mark.long)
+    for name in sorted(path.stem for path in (paths.ROOT / "profiles").glob("paper-*.yaml"))
+]
 
 
 def write_batch(file: Path, labels: bytes, count: int, seed: int) -> None:
@@ -53,10 +58,11 @@ def write_set(name: str, raw: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def experiments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for each profile, in which every stage of it has run; in one process, for to load the libraries takes longer than most."""
+def experiments(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for each profile that is asked for, in which every stage of it has run; in one process, for to load the libraries takes longer than most."""
     folder, yaml, sets = tmp_path_factory.mktemp("profiles"), YAML(typ="safe"), set()
-    for profile in PROFILES:
+    own = [item for item in request.session.items if item.path == Path(__file__)]
+    for profile in [item.callspec.params["profile"] for item in own if isinstance(item, pytest.Function)]:
         merged = use_profile.merged_text(paths.PARAMS.read_text(), paths.ROOT / "profiles" / f"{profile}.yaml")
         file = folder / profile / "params.yaml"
         file.parent.mkdir()
