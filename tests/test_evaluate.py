@@ -8,7 +8,7 @@ from know.options import ParamError
 from know.params import load
 from know.stages.evaluate import SCRATCH, chosen, draws, select, treated
 from know.stages.forget import check_fall
-from know.stages.predict import ruled
+from know.stages.predict import kept, ruled
 from know.stages.results import SavedStart
 
 NAIVE = SavedStart("main", "naive", 0, 0, "reference")
@@ -74,8 +74,8 @@ def test_what_is_chosen_is_chosen_with_all_labels():
     picked = select(runs, params())
     best = picked[picked.chosen]
     assert best[["method", "candidate", "steps"]].to_numpy().tolist() == [["a", 0, 2]] and len(picked) == 4
-    kept = chosen(runs, picked)
-    assert set(kept[kept.method == "a"].candidate) == {0} and set(kept[kept.chosen].steps) == {1, 2}
+    found = chosen(runs, picked)
+    assert set(found[found.method == "a"].candidate) == {0} and set(found[found.chosen].steps) == {1, 2}
 
 
 def test_at_the_last_step_only_the_candidates_there_are_chosen_among():
@@ -87,8 +87,16 @@ def test_at_the_last_step_only_the_candidates_there_are_chosen_among():
 def test_where_nothing_is_to_choose_every_start_is_kept():
     runs = table({("a", 0, 1): 0.9, ("a", 0, 2): 0.5, ("b", 0, 1): 0.8})
     picked = select(runs, params(steps="last"))
-    kept = chosen(runs, picked)
-    assert picked.empty and len(kept) == len(runs) and set(kept[kept.chosen & (kept.method == "a")].steps) == {2}
+    found = chosen(runs, picked)
+    assert picked.empty and len(found) == len(runs) and set(found[found.chosen & (found.method == "a")].steps) == {2}
+
+
+@pytest.mark.parametrize(("which", "linear"), [("all", [1, 2]), ("last", [2])])
+def test_of_what_is_not_judged_the_last_step_alone_may_be_kept(which, linear):
+    options = load().predict.model_copy(update={"kept": which})
+    states = [{"w": torch.zeros(1)}] * 2
+    assert [step for step, _ in kept(options, options.judged, states)] == [1, 2]
+    assert [step for step, _ in kept(options, "linear", states)] == linear
 
 
 def test_batchnorm_is_reset_in_what_was_predicted_and_crossed_where_asked():

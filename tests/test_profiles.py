@@ -25,10 +25,14 @@ import use_profile
 
 pytest.importorskip("timm")
 SMALLER: dict[str, dict[str, object]] = {
-    "paper-resnet18": {"downsize": {"image_size": 8}},  # at full resolution in every layer
+    "paper-resnet18": {
+        "downsize": {"image_size": 8},  # at full resolution in every layer
+        "predict": {"controls": [{"control": "shrunk", "per": "tensor"}, "direction_only", "repeated"], "steps": 2},
+        "evaluate": {"tuned": ["naive"], "learning_rates": [0.0008]},
+    },
     "paper-segmentation": {"forget": {"architecture": "smp:deeplabv3plus-resnet18"}},
 }
-"""What is smaller here than the documented override makes it."""
+"""What is smaller here than the documented override makes it, or there again to be looked at."""
 FIRST = ("paper-pvtv2-cub", "paper-pacs", "paper-segmentation")
 """One of each kind of task; the others take their way with other data, and as long again: `make test-long`."""
 PROFILES = [
@@ -61,8 +65,8 @@ def write_set(name: str, raw: Path) -> None:
 def experiments(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for each profile that is asked for, in which every stage of it has run; in one process, for to load the libraries takes longer than most."""
     folder, yaml, sets = tmp_path_factory.mktemp("profiles"), YAML(typ="safe"), set()
-    own = [item for item in request.session.items if item.path == Path(__file__)]
-    for profile in [item.callspec.params["profile"] for item in own if isinstance(item, pytest.Function)]:
+    asked = [getattr(item, "callspec", None) for item in request.session.items if item.path == Path(__file__)]
+    for profile in {"paper-resnet18" if one is None else one.params["profile"] for one in asked}:
         merged = use_profile.merged_text(paths.PARAMS.read_text(), paths.ROOT / "profiles" / f"{profile}.yaml")
         file = folder / profile / "params.yaml"
         file.parent.mkdir()
@@ -100,3 +104,18 @@ def test_a_profile_runs_from_end_to_end(profile, experiments):
     assert {"naive", "scratch", "known", "linear", "shrunk"} <= set(transfer.method)
     assert set(transfer.get("held_out", [])) == set(params.evaluate.held_out)
     assert transfer.accuracy.between(0, 1).all()
+
+
+@pytest.mark.long
+def test_the_papers_resnet_makes_no_step_that_none_needs(experiments):
+    """For each is 45 MB."""
+    folder = experiments / "paper-resnet18"
+    transfer = pd.read_csv(folder / "data" / "results" / "transfer.csv")
+    assert set(transfer.arch) == {"resnet18-released"} and set(transfer.source) == {"cifar100:0-1"}
+    assert {"scratch", "naive", "known", "linear", "shrunk", "direction_only", "repeated", "naive_tuned"} <= set(
+        transfer.method
+    )
+    assert set(transfer[transfer.method == "known"].steps) == {1, 2}
+    assert set(transfer[transfer.method == "linear"].steps) == {2}
+    seed = folder / "data" / "predictions" / "main_0"
+    assert not list(seed.glob("linear-0-1*")) and list(seed.glob("linear-0-2*"))
