@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import joblib
 import torch
 
+import know.run.arithmetic  # noqa: F401 - before anything computes
 from know import paths
 from know.run.device import device_named, on
 from know.run.options import Compute
@@ -47,6 +48,8 @@ def jobs_of(compute: Compute) -> int:
 def numerics(compute: Compute) -> str:
     """What a number may depend on besides its run: the kind of device, and how it computes."""
     device, compiled = device_of(compute), " compiled" if compute.compile else ""
+    if device.type == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}" + compiled
     if device.type != "cuda":
         return device.type + compiled
     return torch.cuda.get_device_name(device) + (" deterministic" if compute.deterministic else "") + compiled

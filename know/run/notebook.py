@@ -15,6 +15,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import default
 
+import know.run.arithmetic  # noqa: F401 - before anything computes
 from know import paths
 from know.run.progress import NOTES
 
@@ -89,7 +90,7 @@ def run(notebook: Path, out: Path, sections: Mapping[str, object]) -> None:
 
 
 def _environment() -> None:
-    """What the kernel inherits: reproducible bytes, figures in the notebook, and bars out of it."""
+    """What the kernel inherits, besides ``arithmetic``: reproducible bytes, figures in the notebook, and bars out of it."""
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
     os.environ["PYTHONHASHSEED"] = "0"
     os.environ.setdefault(NOTES, "")

@@ -1,0 +1,57 @@
+"""The same bits from every x86-64 processor: computed here, and by programs that emulate another one (Debian: qemu-user)."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from know.run import executor
+from know.run.arithmetic import AVX2
+from know.run.options import Compute
+
+SCRIPT = Path(__file__).with_name("arithmetic_digests.py")
+QEMU = shutil.which("qemu-x86_64")
+x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="for x86-64 only")
+
+
+def digests(*nets: str, processor: str | None = None) -> list[str]:
+    emulator = [QEMU, "-cpu", processor] if processor else []
+    command = [*emulator, sys.executable, str(SCRIPT), *nets]
+    return subprocess.run(command, env=os.environ | AVX2, capture_output=True, text=True, check=True).stdout.split("\n")
+
+
+@x86
+@pytest.mark.skipif(QEMU is None, reason="needs qemu-x86_64 (Debian: qemu-user)")
+@pytest.mark.parametrize(
+    ("processor", "nets"),
+    [
+        ("Haswell", ["cnn"]),
+        pytest.param("Haswell", ["resnet", "mobilenet", "densenet"], marks=pytest.mark.long),
+        pytest.param("EPYC-Rome", ["cnn", "resnet", "mobilenet", "densenet"], marks=pytest.mark.long),
+    ],
+)
+def test_another_processor_gives_the_same_bits(processor, nets):
+    here = digests(*nets)
+    assert len(here) == 2 * len(nets) + 4 and here == digests(*nets, processor=processor)
+
+
+@x86
+def test_a_run_s_record_says_which_arithmetic():
+    compute = Compute(device="cpu", jobs=1, backend="loky", deterministic=False)
+    command = [
+        sys.executable,
+        "-c",
+        f"from know.run import executor, options; print(executor.numerics(options.{compute!r}))",
+    ]
+    told = {
+        capability: subprocess.run(
+            command, env=os.environ | {"ATEN_CPU_CAPABILITY": capability}, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for capability in ("avx2", "default")
+    }
+    assert told == {"avx2": "cpu AVX2", "default": "cpu DEFAULT"}
+    assert executor.numerics(compute) == "cpu AVX2"
