@@ -58,3 +58,18 @@ def test_the_networks_own_time_is_measured(micro, monkeypatch, capsys):
     assert __main__.main() == 0
     printed = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in printed if not line.startswith(" ")] == [*__main__.TRAINING, "in all"]
+
+
+def test_a_process_s_first_step_is_no_part_of_an_image_s_time(monkeypatch):
+    """It loads a compiler, or starts a GPU: seconds, which would count as those of a few images."""
+    now, calls = 0.0, []
+
+    def fit(net, data, recipe, seed):
+        nonlocal now
+        now += 0.001 * len(data) + (0 if calls else 5)
+        calls.append(len(data))
+
+    monkeypatch.setattr(estimate, "fit", fit)
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: now)
+    network = estimate.Network("cnn", 1, 16, 10, 32, "none")
+    assert estimate.seconds_an_image(network) == pytest.approx(0.001)

@@ -203,9 +203,7 @@ def seconds_an_image(network: Network) -> float:
         fit(net, data.to(here()), Recipe(1, network.batch_size, 0.001, augment=network.augment), seed=0)
         return time.perf_counter() - began
 
-    count = FEW
-    if here().type != "cpu":
-        timed(count)  # a GPU's first step takes seconds
+    timed(count := FEW)  # a process's first step takes seconds: it loads PyTorch's compiler, or starts a GPU
     while (seconds := timed(count)) < PROBE:
         count = max(4 * count, network.batch_size)
     return seconds / count
