@@ -186,6 +186,11 @@ class Params(Section):
                     f"predict.methods: got {start}, which needs a history of {wrong[0]} weights; allowed: those that do with"
                     f" history_length = {length}"
                 )
+        if self.compute.processes > 1 and self.shown_epochs is None:
+            raise ValueError(
+                f"compute.processes: got {self.compute.processes}; allowed: 1 with shown_epochs = null, for what notebook 02 trains"
+                " in one process must then equal the stage's bit for bit; or shown_epochs: 1"
+            )
         source, downstream = dataset(self.downsize.dataset), dataset(self.downsize.downstream_dataset)
         if unknown := [name for name in self.evaluate.held_out if name not in downstream.domains]:
             raise ValueError(

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 _here = torch.device("cpu")
 _compiled = False
+_together: Accelerator | None = None
 
 
 def device_named(name: str) -> torch.device:
@@ -37,13 +42,19 @@ def compiled() -> bool:
     return _compiled
 
 
+def together() -> Accelerator | None:
+    """What connects this process to the others that make the same run with it (``know.run.spread``); None: it makes it alone."""
+    return _together
+
+
 @contextmanager
-def on(device: torch.device, compiled: bool = False) -> Iterator[None]:
-    """Let the runs in the block compute on this device, with their nets compiled or as they are."""
-    global _here, _compiled
-    before = _here, _compiled
-    _here, _compiled = device, compiled
+def on(device: torch.device, compiled: bool = False, together: Accelerator | None = None) -> Iterator[None]:
+    """Let the runs in the block compute on this device, with their nets compiled or as they are, ``together`` with other
+    processes or alone."""
+    global _here, _compiled, _together
+    before = _here, _compiled, _together
+    _here, _compiled, _together = device, compiled, together
     try:
         yield
     finally:
-        _here, _compiled = before
+        _here, _compiled, _together = before

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import joblib
@@ -18,13 +19,16 @@ import torch
 
 import know.run.arithmetic  # noqa: F401 - before anything computes
 from know import paths
+from know.options import ParamError
 from know.run.device import device_named, on
 from know.run.options import Compute
 from know.run.process import serve
 from know.run.progress import track
+from know.run.spread import in_processes
 from know.run.store import code_digest, found, key_of, once
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from dask.distributed import Client
 
 J = TypeVar("J")
@@ -38,42 +42,92 @@ def device_of(compute: Compute) -> torch.device:
 
 
 def jobs_of(compute: Compute) -> int:
-    """How many processes: as many as cores on the CPU, at most four that share a GPU (small nets leave it idle)."""
+    """How many runs at once: as many as their processes have cores on the CPU, at most four that share a GPU (small nets leave
+    it idle), one that is spread over GPUs."""
     if compute.jobs != "auto":
         return compute.jobs
     cores = joblib.cpu_count()
-    return {"cpu": cores, "cuda": min(4, cores)}.get(device_of(compute).type, 1)
+    on_gpu = min(4, cores) if compute.processes == 1 else 1
+    return {"cpu": max(1, cores // compute.processes), "cuda": on_gpu}.get(device_of(compute).type, 1)
+
+
+def check_processes(compute: Compute) -> None:
+    """Whether this machine can spread a run over ``compute.processes``.
+
+    Raises:
+        ParamError: Accelerate is not installed, or there are not as many devices.
+    """
+    if (asked := compute.processes) == 1:
+        return
+    if find_spec("accelerate") is None:
+        raise ParamError(
+            f"compute.processes: got {asked}; allowed: 1, for Accelerate is not installed: pip install 'know[accelerate]'"
+        )
+    device = device_of(compute)
+    most = {"cpu": asked, "cuda": torch.cuda.device_count()}.get(device.type, 1)
+    if asked > most:
+        raise ParamError(
+            f"compute.processes: got {asked}; allowed: at most {most}, one for each {device.type} device that is here"
+        )
 
 
 def numerics(compute: Compute) -> str:
     """What a number may depend on besides its run: the kind of device, and how it computes."""
-    device, compiled = device_of(compute), " compiled" if compute.compile else ""
+    device, how = device_of(compute), " compiled" if compute.compile else ""
+    if compute.processes > 1:
+        how += f" in {compute.processes} shares"
     if device.type == "cpu":
-        return f"cpu {torch.backends.cpu.get_cpu_capability()}" + compiled
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}" + how
     if device.type != "cuda":
-        return device.type + compiled
-    return torch.cuda.get_device_name(device) + (" deterministic" if compute.deterministic else "") + compiled
+        return device.type + how
+    return torch.cuda.get_device_name(device) + (" deterministic" if compute.deterministic else "") + how
 
 
 @contextmanager
-def _as_run(compute: Compute) -> Iterator[None]:
-    """As the processes of the executor compute: with one thread, on the device, reproducibly."""
+def _as_run(compute: Compute, together: Accelerator | None = None) -> Iterator[None]:
+    """As the processes of the executor compute: with one thread, on the device, reproducibly, alone or ``together``."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     if compute.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:
-        with on(device_of(compute), compute.compile):
+        with on(device_of(compute), compute.compile, together):
             yield
     finally:
         torch.set_num_threads(threads)
 
 
 def one(function: Callable[[J], R], job: J, compute: Compute) -> R:
-    """``function(job)``, computed once, ever, and as ``run_all`` computes it."""
-    with _as_run(compute):
-        return once(function, job, numerics(compute))
+    """``function(job)``, computed once, ever, and as ``run_all`` computes it; by ``compute.processes`` processes.
+
+    Raises:
+        ParamError: there cannot be so many of them here.
+        RuntimeError: one of them failed.
+    """
+    if compute.processes == 1:
+        with _as_run(compute):
+            return once(function, job, numerics(compute))
+    key = key_of(function, job, numerics(compute))
+    if (recorded := found(function, key)) is not None:
+        return recorded
+    check_processes(compute)
+    in_processes(partial(_shared, function, job, compute, key), compute.processes, device_of(compute).type)
+    result = found(function, key)
+    assert result is not None, "the first process ends without an error only when it has recorded it"
+    return result
+
+
+def _shared(function: Callable[[J], R], job: J, compute: Compute, key: str, together: Accelerator) -> None:
+    """In each of a run's processes: the first one's result is the run's."""
+    own = compute.model_copy(update={"device": str(together.device)})
+    with _as_run(own, together):
+        if not together.is_main_process:
+            function(job)
+        elif key_of(function, job, numerics(own)) != key:
+            raise RuntimeError(f"the code of {function.__module__} changed while it ran: run it again")
+        else:
+            once(function, job, numerics(own))
 
 
 @dataclass(frozen=True)
@@ -90,13 +144,17 @@ class _Recorded(Generic[J, R]):
         one(self.function, job, compute)
 
 
-def run_all(function: Callable[[J], R], jobs: Sequence[J], compute: Compute, description: str) -> list[R]:
+def run_all(
+    function: Callable[[J], R], jobs: Sequence[J], compute: Compute, description: str, *, spread: bool = False
+) -> list[R]:
     """``[function(job) for job in jobs]``, in parallel, with progress; each job is computed once, ever.
 
     Args:
         function: importable, and a function of ``job`` alone; its return annotation says how its record is read.
         jobs: frozen dataclasses of plain values.
+        spread: each job by ``compute.processes`` processes, for it is the training of a net that may be large; else by one.
     """
+    compute = compute if spread else compute.alone
     how = numerics(compute)
     keys = [key_of(function, job, how) for job in jobs]
     distinct = dict(zip(keys, jobs, strict=True))  # two jobs may read the same content from two places
@@ -124,7 +182,7 @@ def _kept(function: Callable[[J], R], keys: Iterable[str]) -> dict[str, R]:
 
 def map_all(function: Callable[[J], R], jobs: Sequence[J], compute: Compute, description: str) -> list[R]:
     """``[function(job) for job in jobs]``, in parallel, with progress, each time anew: for what is quick, or writes files."""
-    return list(_parallel(partial(_mapped, function), jobs, compute, description))
+    return list(_parallel(partial(_mapped, function), jobs, compute.alone, description))
 
 
 def _mapped(function: Callable[[J], R], job: J, compute: Compute) -> R:

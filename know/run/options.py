@@ -1,8 +1,8 @@
 """Where the work runs: the section ``compute``."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from know.options import Count, Section
 
@@ -12,6 +12,8 @@ class Compute(Section):
 
     ``address``: of dask's scheduler, as ``tcp://host:8786``; none: a cluster is made on this machine, for the work alone.
     ``deterministic``: CUDA gives the same bits every time, at some cost; the CPU does in any case.
+    ``processes``: that share each run of the stages ``forget`` and ``evaluate`` (``know.run.spread``): on CUDA, a GPU each. What
+    they come to is one process's but for rounding (and dropout, and BatchNorm on the CPU), and is recorded apart.
     ``compile``: nets are compiled by ``torch.compile`` before they are trained: minutes once, for large nets on a GPU.
     """
 
@@ -19,5 +21,19 @@ class Compute(Section):
     jobs: Literal["auto"] | Count
     backend: Literal["loky", "dask"]
     address: str | None = None
+    processes: Count = 1
     deterministic: bool
     compile: bool = False
+
+    @model_validator(mode="after")
+    def _a_device_each(self) -> Self:
+        if self.processes > 1 and self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(
+                f"processes: got {self.processes}; allowed: 1 with device = {self.device}, or device: auto, cpu or cuda"
+            )
+        return self
+
+    @property
+    def alone(self) -> Self:
+        """The same, but each run is made by one process."""
+        return self.model_copy(update={"processes": 1})

@@ -11,15 +11,18 @@ from know.options import ParamError
 from know.params import Params
 from know.prediction.options import Predict
 from know.prediction.predictors import Known
+from know.run.executor import check_processes
 from know.training.fine_tuning import labelled
 
 
 def check(params: Params) -> None:
-    """What every stage will ask of the data sets and of the hyper-models that are named.
+    """What every stage will ask of this machine, the data sets and the hyper-models that are named.
 
     Raises:
         ParamError: one line that names the key, also of a later stage.
     """
+    if params.compute.backend == "loky":
+        check_processes(params.compute)
     check_sizes(params)
     check_pretrained(params)
     check_hypermodels(params.predict, params.history_length, "predict")

@@ -211,7 +211,8 @@ def seconds_an_image(network: Network) -> float:
 
 def lines(params: Params, stages: Collection[str]) -> Iterator[str]:
     """Of each of the stages that does such work, and of its parts: how much there is, and about how long it takes."""
-    compute, jobs = params.compute, jobs_of(params.compute)
+    compute = params.compute.alone  # of a run that several processes share, it says what one would take
+    jobs = jobs_of(compute)
     device = device_of(compute)
     at_once = jobs if device.type == "cpu" else 1  # processes that share a GPU share its speed as well
     where = f"in {jobs} process{'es' if jobs > 1 else ''} on {device}"

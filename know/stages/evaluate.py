@@ -123,7 +123,7 @@ def run(params: Params) -> None:
     _weights.cache_clear()
     starts = [SCRATCH, *read_starts()]
     runs = [(one, draw, transfer_job(params, one, draw)) for one, draw in fine_tunings(params, starts)]
-    found = run_all(transfer, [job for *_, job in runs], params.compute, "fine-tuning")
+    found = run_all(transfer, [job for *_, job in runs], params.compute, "fine-tuning", spread=True)
     table = pd.DataFrame([_row(one, draw, result) for (one, draw, _), result in zip(runs, found, strict=True)])
     on_main = table[(table.track == "main") & ~table.role.isin(["headroom", "path"])]
     selection = select(on_main, params)
@@ -229,7 +229,7 @@ def followed(params: Params, starts: Sequence[SavedStart]) -> Iterator[tuple[Tre
 def _curves(params: Params, starts: Sequence[SavedStart]) -> pd.DataFrame:
     """The fine-tuning of the followed starts."""
     runs = [(one.start, draw, transfer_job(params, one, draw)) for one, draw in followed(params, starts)]
-    curves = run_all(learning_curve, [job for *_, job in runs], params.compute, "learning curves")
+    curves = run_all(learning_curve, [job for *_, job in runs], params.compute, "learning curves", spread=True)
     rows = [
         {"method": start.method, "steps": start.steps} | asdict(draw)
         | {"epoch": point.epoch, "accuracy": point.outcome.accuracy, "loss": point.outcome.loss}

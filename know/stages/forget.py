@@ -99,7 +99,9 @@ def run(params: Params) -> None:
         for seed in params.downsize.source_seeds
         for images, job in source_jobs(params, seed).items()
     }
-    found = dict(zip(nets, run_all(train_source, list(nets.values()), params.compute, "training"), strict=True))
+    found = dict(
+        zip(nets, run_all(train_source, list(nets.values()), params.compute, "training", spread=True), strict=True)
+    )
     for (seed, images), trained in found.items():
         write_state(trained.state, trained_path(seed, images))
 
@@ -117,7 +119,7 @@ def run(params: Params) -> None:
     ]
     own, oracle, sham, learning = (list[tuple[object, ...]]() for _ in range(4))
     for (seed, images), job, path in zip(
-        starts, jobs, run_all(forget_path, jobs, params.compute, "forgetting"), strict=True
+        starts, jobs, run_all(forget_path, jobs, params.compute, "forgetting", spread=True), strict=True
     ):
         save_trajectory(path.trajectory, oracle_path(seed) if job.back else trajectory_path(seed))
         rows = _measured(seed, path)
@@ -126,13 +128,17 @@ def run(params: Params) -> None:
         learning += _learning(seed, -1 if job.back else 0, found[seed, images])
 
     shams = [replace(job, sham=True) for job in jobs if not job.back]
-    for job, path in zip(shams, run_all(forget_path, shams, params.compute, "as long, on all of D_0"), strict=True):
+    for job, path in zip(
+        shams, run_all(forget_path, shams, params.compute, "as long, on all of D_0", spread=True), strict=True
+    ):
         save_trajectory(path.trajectory, sham_path(job.source.seed))
         sham += [row for row in _measured(job.source.seed, path) if row[2] in ("test", "validation")]
 
     epochs = max(1, round(extra_compute(params.rate, params.history_length) * options.epochs))
     longer = [TrainOnJob(job.source, job.trained, replace(recipe, epochs=epochs)) for job in jobs if not job.back]
-    for further, state in zip(longer, run_all(train_on, longer, params.compute, "training on"), strict=True):
+    for further, state in zip(
+        longer, run_all(train_on, longer, params.compute, "training on", spread=True), strict=True
+    ):
         write_state(state, trained_on_path(further.source.seed))
 
     columns = ["source_seed", "k", "images", "loss", "accuracy"]

@@ -17,16 +17,22 @@ def kind_of(targets: Tensor) -> Kind:
     return kinds[targets.ndim]
 
 
+def asked(targets: Tensor) -> Tensor:
+    """What a net should find of targets, (N, …), int64, which does not count where it is IGNORED: of a caption, every word
+    after the first."""
+    if kind_of(targets) != "captioning":
+        return targets
+    words = targets[:, 1:]
+    return words.masked_fill(words == PAD, IGNORED)
+
+
 def scored(net: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, outputs, …) for images (N, C, H, W), and the targets (N, …) that they should find, int64, which do not count
-    where they are IGNORED.
+    """Logits (N, outputs, …) for images (N, C, H, W), and what they should find of the targets (N, …), as ``asked`` says.
 
     A captioner is told the words before each that it is to find (teacher forcing; Williams & Zipser, 1989).
     """
-    if kind_of(targets) != "captioning":
-        return net(images), targets
-    words = targets[:, 1:]
-    return net(images, targets[:, :-1]), words.masked_fill(words == PAD, IGNORED)
+    given = (images, targets[:, :-1]) if kind_of(targets) == "captioning" else (images,)
+    return net(*given), asked(targets)
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -34,8 +40,12 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def loss_of(net: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy (nats) of a batch's positions."""
+def loss_of(net: nn.Module, images: Tensor, targets: Tensor, batch: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy (nats) of a batch's positions; or, of a part of a batch whose targets are ``batch``, what it adds to
+    that of the batch."""
     with autocast(images.device):
         logits, right = scored(net, images, targets)
-        return F.cross_entropy(logits, right, ignore_index=IGNORED)
+        if batch is None:
+            return F.cross_entropy(logits, right, ignore_index=IGNORED)
+        total = F.cross_entropy(logits, right, ignore_index=IGNORED, reduction="sum")
+        return total / (asked(batch) != IGNORED).sum()

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeVar
 
 import torch
@@ -19,10 +20,10 @@ from know.run.device import compiled
 from know.run.unfinished import next_place
 from know.seeds import derive
 from know.tasks.augmentation import augmented
-from know.tasks.loss import loss_of
 from know.tasks.measures import measure
 from know.tasks.options import Augmentation
 from know.training.reached import History, Standing
+from know.training.shares import agreed, loss_of_share, seed_share, sum_gradients, summed, synchronise_batchnorm
 
 B = TypeVar("B")
 
@@ -54,7 +55,8 @@ def fit(
     on_epoch: Callable[[int], None] | None = None,
 ) -> History:
     """Train ``net`` in place on ``data``; both are on the same device. Within a run that was stopped, go on from the last epoch
-    that it kept (``know.run.unfinished``), with the same result.
+    that it kept (``know.run.unfinished``), with the same result. Within one that several processes make, all call this alike,
+    and each trains on its share of every batch (``know.training.shares``).
 
     Args:
         parameters: the ones to train, if not all that require gradients. BatchNorm's running statistics follow the batches
@@ -71,15 +73,17 @@ def fit(
     for parameter in trainable:
         parameter.requires_grad_(id(parameter) in chosen)
     as_it_trains(net)
+    synchronise_batchnorm(net)
     if compiled():
         net.compile()  # in place: its weights keep their names
     device = data.device
     generator = torch.Generator().manual_seed(seed)
     kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
     optimizer = kind(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    sum_gradients(optimizer)
 
     def loss(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return loss_of(net, *augmented(*batch, recipe.augment, generator))
+        return loss_of_share(net, *augmented(*batch, recipe.augment, generator))
 
     steps = recipe.epochs * math.ceil(len(data) / recipe.batch_size)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -89,20 +93,21 @@ def fit(
     now = Standing(net, trained, optimizer, scheduler, generator, device, History(), best)
     history, place = now.history, None if on_epoch else next_place()
     with seeded(seed, device):
-        if place and (kept := place.read()):
+        if kept := agreed(lambda: place.read() if place else None):
             now.restore(*kept)
         for epoch in range(len(history.train_loss), recipe.epochs):
             if patience and epoch - 1 - history.best_epoch >= patience:
                 break
+            seed_share(seed, epoch)
             total = torch.zeros((), device=device)
             batches = data.batches(recipe.batch_size, generator)
             for (images, _), value in steps_of(net, batches, loss, optimizer, scheduler):
                 total += value * len(images)
-            history.train_loss.append(total.item() / len(data))
+            history.train_loss.append(summed(total).item() / len(data))
             if on_epoch:
                 on_epoch(epoch)
             if validation is not None:
-                loss_now, accuracy = measure(net, validation)
+                loss_now, accuracy = agreed(partial(measure, net, validation))
                 history.validation_loss.append(loss_now)
                 history.validation_accuracy.append(accuracy)
                 if patience and loss_now < history.best_loss:
