@@ -18,7 +18,7 @@ from know import paths
 from know.data.catalogue import dataset
 from know.data.options import Downsize, subset_sizes
 from know.meta.options import MetaTrain
-from know.models.names import Architecture, kind_of
+from know.models.names import Architecture, adapted, kind_of
 from know.options import Count, LearningRate, ParamError, Rate, Section, Seeds, Share, distinct
 from know.prediction.controls import CONTROLS
 from know.prediction.options import Predict
@@ -197,16 +197,17 @@ class Params(Section):
                 f"evaluate.held_out: got {unknown[0]!r}; allowed: domains of {downstream.name}:"
                 f" {', '.join(downstream.domains) or 'it has none'}"
             )
-        if source.kind != downstream.kind:
-            raise ValueError(
-                f"downsize.downstream_dataset: got {downstream.name}, for {downstream.kind}; allowed: one for {source.kind}, as"
-                f" downsize.dataset = {source.name}"
-            )
         if (kind := kind_of(self.forget.architecture)) != source.kind:
             raise ValueError(
                 f"forget.architecture: got {self.forget.architecture}, for {kind}; allowed: one for {source.kind}, as"
                 f" downsize.dataset = {source.name}"
             )
+        try:
+            adapted(self.forget.architecture, downstream.kind)
+        except ValueError as error:
+            raise ValueError(
+                f"downsize.downstream_dataset: got {downstream.name}, for {downstream.kind}; {error}"
+            ) from None
         starts = {*self.predict.starts, *PREDICTORS, *CONTROLS, "more_data"}  # one that is not run is left out
         for key, names in (("evaluate.tuned", self.evaluate.tuned), ("predict.crossed", self.predict.crossed)):
             if unknown := [name for name in names if name not in starts]:

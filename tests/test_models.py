@@ -8,10 +8,12 @@ from conftest import write_params
 from torch import nn
 
 from know.data.images import ImageSet, normalise
+from know.data.splits import Task
 from know.models.build import build, head_names, head_of, input_size, new_head
-from know.models.names import OWN, kind_of
+from know.models.names import OWN, adapted, kind_of
 from know.options import ParamError
 from know.params import load
+from know.stages import checks
 from know.stages.checks import check_pretrained
 from know.stages.forget import pretrained_input, trained_sizes
 from know.training.fine_tuning import fine_tune, transferred
@@ -323,22 +325,109 @@ def images(toy):
 @pytest.mark.parametrize("name", ["timm:resnet10t", "torchvision:squeezenet1_1"])
 def test_transfer_of_a_librarys_network(name, images):
     source = state_of(built(name, 1, 6, 9))
-    net = transferred(name, source, images, 1)
+    net, _ = transferred(name, source, images, 1)
     heads = head_names(net)
     assert all(torch.equal(tensor, source[key]) for key, tensor in state_of(net).items() if key not in heads)
     assert net(torch.zeros(2, 1, 28, 28)).shape == (2, 3)
-    zero = transferred(name, {key: t for key, t in source.items() if key not in heads}, images, 1, head_scale=0.0)
+    zero, _ = transferred(name, {key: t for key, t in source.items() if key not in heads}, images, 1, head_scale=0.0)
     assert not any(tensor.any() for tensor in head_of(zero).state_dict().values())
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(ValueError, match=r"does not fit the model: .* is missing$"):
         transferred(name, dict(list(source.items())[1:]), images, 1)
+
+
+@pytest.fixture
+def captioned(images):
+    words = torch.tensor([[1, 4, 5, 2]]).repeat(24, 1)
+    vocabulary = tuple(f"word {i}" for i in range(9))
+    return ImageSet(images.images, images.labels, images.classes, words, vocabulary).reduced(32)  # what a PVT halves
+
+
+@pytest.mark.parametrize("encoder", ["pvt_v2_b0", "resnet10t"])
+def test_a_classifier_is_transferred_as_the_encoder_of_a_captioner(encoder, captioned):
+    name = f"timm:{encoder}"
+    classifier = built(name, 1, 6, 9)
+    source, heads = state_of(classifier), head_names(classifier)
+    net, new = transferred(name, source, captioned, 1, kind="captioning")
+    fresh, none = transferred(name, None, captioned, 1, kind="captioning")
+    state, scratch = state_of(net), state_of(fresh)
+    taken = {key: tensor for key, tensor in state.items() if key.startswith("features.")}
+    assert same(taken, {f"features.{key}": tensor for key, tensor in source.items() if key not in heads})
+    assert not same(taken, {key: scratch[key] for key in taken})
+    assert all(torch.equal(state[key], scratch[key]) for key in state.keys() - taken)  # the same for every start
+    assert {id(p) for p in new} == {id(p) for key, p in net.named_parameters() if key not in taken} and none == []
+    assert "positions.weight" in state.keys() - taken and net(IMAGES[:, :1], TOKENS).shape == (2, 9, 5)
+
+    body = {key: tensor for key, tensor in source.items() if key not in heads}
+    assert same(state_of(transferred(name, body, captioned, 1, kind="captioning")[0]), state)
+    first = next(iter(body))
+    for wrong, reason in (
+        ({key: tensor for key, tensor in source.items() if key != first}, rf"'features\.{first}' .* is missing$"),
+        (source | {"decoder.norm.weight": torch.ones(256)}, r", which has no 'features\.decoder\.norm\.weight'$"),
+        (source | {first: torch.ones(2)}, rf"'features\.{first}' is \(2,\), the model's"),
+        (state, r"is missing$"),  # a captioner's own
+    ):
+        with pytest.raises(ValueError, match=rf"^{name}: does not fit the model.*{reason}"):
+            transferred(name, wrong, captioned, 1, kind="captioning")
+
+
+def test_what_is_new_is_trained_first_and_the_encoder_is_kept(captioned):
+    options = load().evaluate.fine_tuning.model_copy(update={"head_epochs": 1, "epochs": 1, "lr": 1e-12})
+    net, new = transferred(
+        "timm:pvt_v2_b0", state_of(built("timm:pvt_v2_b0", 1, 6, 9)), captioned, 1, kind="captioning"
+    )
+    before = state_of(net)
+    fine_tune(net, captioned, options, 0, new)
+    moved = {name for name, tensor in state_of(net).items() if (tensor - before[name]).abs().max() > 1e-6}
+    assert "head.weight" in moved and "memory.weight" in moved and "decoder.layers.2.linear1.weight" in moved
+    assert not [name for name in moved if name.startswith("features.")]
+
+
+def test_which_network_takes_which_body(tmp_path):
+    assert adapted("timm:pvt_v2_b0", "captioning") == "captioner:pvt_v2_b0"
+    for name in ("cnn", "unet", "captioner", "torchvision:vit_b_16", "captioner:pvt_v2_b0"):
+        assert adapted(name, kind_of(name)) == name
+    for name, kind, reason in (
+        ("cnn", "captioning", "^allowed: one for classification, with forget.architecture = cnn$"),
+        ("timm:resnet18", "segmentation", "^allowed: one for classification or captioning, with"),
+        ("captioner:pvt_v2_b0", "classification", "^allowed: one for captioning, with"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            adapted(name, kind)
+    tasks = {"dataset": "emoji-domains", "downstream_dataset": "flickr8k", "downstream_classes": [0]}
+    file = tmp_path / "params.yaml"
+    write_params(file, {"downsize": tasks, "forget": {"architecture": "timm:resnet18"}})
+    assert load(file).downsize.downstream_dataset == "flickr8k"
+    write_params(file, {"downsize": tasks})
+    with pytest.raises(
+        ParamError, match=r"downsize\.downstream_dataset: got flickr8k, for captioning; allowed: one for"
+    ):
+        load(file)
+
+
+def test_a_body_that_is_not_all_of_an_encoder_is_known_before_anything_runs(micro, monkeypatch, captioned):
+    """As of a classifier that has a norm between its pooling and its head."""
+    monkeypatch.setattr(checks, "downstream_task", lambda _: Task("flickr8k", (0,)))
+    monkeypatch.setattr(Task, "pool", lambda *_: captioned)
+    built("timm:resnet10t", 1, 3, 0)
+
+    def checked(name):
+        forget = micro.forget.model_copy(update={"architecture": name})
+        checks.check_transfer(micro.model_copy(update={"forget": forget}))
+
+    checked("timm:resnet10t")
+    with pytest.raises(
+        ParamError,
+        match=r"^forget\.architecture: got timm:eva02_tiny_patch14_224, which is not all of the encoder of captioner:eva02_tiny_patch14_224 \(",
+    ):
+        checked("timm:eva02_tiny_patch14_224")
 
 
 def test_the_head_alone_is_trained_first(images):
     """And BatchNorm; all else is frozen."""
     options = load().evaluate.fine_tuning.model_copy(update={"head_epochs": 1, "epochs": 1, "lr": 1e-12})
-    net = transferred("timm:resnet10t", state_of(built("timm:resnet10t", 1, 6, 9)), images, 1)
+    net, new = transferred("timm:resnet10t", state_of(built("timm:resnet10t", 1, 6, 9)), images, 1)
     before = state_of(net)
-    fine_tune(net, images, options, 0, head_first=True)
+    fine_tune(net, images, options, 0, new)
     moved = {name for name, tensor in state_of(net).items() if (tensor - before[name]).abs().max() > 1e-6}
     layers = [name.removesuffix("running_mean") for name in before if name.endswith("running_mean")]
     norms = {

@@ -47,6 +47,16 @@ def gained(text: str) -> float:
     return float(text.split(": ")[-1].split(" ± ")[0])
 
 
+def test_the_source_and_the_downstream_task_have_a_metric_each(given):
+    def worded(source: str, downstream: str) -> str:
+        tasks = given.downsize.model_copy(update={"dataset": source, "downstream_dataset": downstream})
+        return Results(given.model_copy(update={"downsize": tasks}), {}).worded("accuracy, source accuracy, accuracy")
+
+    assert worded("mnist", "mnist") == "accuracy, source accuracy, accuracy"
+    assert worded("imagenet", "flickr8k") == "masked accuracy, source accuracy, masked accuracy"
+    assert worded("voc", "cityscapes") == "mean IoU, source mean IoU, mean IoU"
+
+
 # --- text ---------------------------------------------------------------------------------------------------------
 
 

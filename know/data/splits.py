@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,6 +18,9 @@ from know.data.subsets import stratified_order
 from know.options import ParamError
 from know.paths import atomic
 from know.seeds import derive
+
+if TYPE_CHECKING:  # tasks are learned from data, so that room imports this one
+    from know.tasks.options import Kind
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class Task:
     def name(self) -> str:
         """ "mnist:0-2-4"."""
         return f"{self.dataset}:{'-'.join(map(str, self.classes))}"
+
+    @property
+    def kind(self) -> Kind:
+        """What is told apart."""
+        return dataset(self.dataset).kind
 
     def pool(self, device: torch.device) -> ImageSet:
         """The training images that the experiment may see."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @figure(
     "predictions",
-    "What predictions change, by step (top down): the norms of the weights of each kind, in percent of Θ₀'s, and the accuracy on "
-    "the source task before any fine-tuning, in points. Means over source seeds with intervals.",
+    "What predictions change, by step (top down): the norms of the weights of each kind, in percent of Θ₀'s, and the source "
+    "accuracy before any fine-tuning, in points. Means over source seeds with intervals.",
     needs=["predictions"],
 )
 def predictions(results: Results) -> Figure:

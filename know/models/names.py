@@ -24,6 +24,9 @@ LIBRARIES: dict[str, Kind] = {
 """In front of a library's own name of a network, ``timm:resnet18``, or of an encoder, ``smp:deeplabv3plus-resnet50`` and, of
 timm's, ``captioner:pvt_v2_b0``."""
 
+ENCODERS = {TIMM: CAPTIONER}
+"""Libraries of classifiers that others' networks of the same name have as their encoder."""
+
 LIBRARY: Literal["library"] = "library"
 """In place of a checkpoint's path: the weights that a network's library has for it."""
 
@@ -50,6 +53,21 @@ def kind_of(architecture: str) -> Kind:
             f" {CAPTIONER}ENCODER of an encoder of segmentation_models_pytorch or timm"
         )
     return LIBRARIES[found[0]]
+
+
+def adapted(architecture: str, kind: Kind) -> str:
+    """The network for tasks of this kind that has a network's body: itself, or the one whose encoder that classifier is.
+
+    Raises:
+        ValueError: there is none; says for which kinds there is one.
+    """
+    prefix, name = library_of(architecture) or ("", "")
+    found = {kind_of(architecture): architecture}
+    if prefix in ENCODERS:
+        found[LIBRARIES[ENCODERS[prefix]]] = ENCODERS[prefix] + name
+    if kind not in found:
+        raise ValueError(f"allowed: one for {' or '.join(found)}, with forget.architecture = {architecture}")
+    return found[kind]
 
 
 def _known(name: str) -> str:

@@ -355,7 +355,7 @@ def _ends(interval: Interval) -> str:
 
 @table(
     "oracle_source",
-    "The path whose next point is known, on the source task before fine-tuning: accuracy, loss and calibration error.",
+    "The path whose next point is known, before fine-tuning: source accuracy, loss and calibration error.",
     ["oracle_source"],
     shown=False,
 )

@@ -7,12 +7,13 @@ import torch
 from know.data.catalogue import dataset
 from know.data.splits import Task, downstream_parts, downstream_task, draw_split, source_task
 from know.models.build import build
+from know.models.names import adapted
 from know.options import ParamError
 from know.params import Params
 from know.prediction.options import Predict
 from know.prediction.predictors import Known
 from know.run.executor import check_processes
-from know.training.fine_tuning import labelled
+from know.training.fine_tuning import labelled, transferred
 
 
 def check(params: Params) -> None:
@@ -25,6 +26,7 @@ def check(params: Params) -> None:
         check_processes(params.compute)
     check_sizes(params)
     check_pretrained(params)
+    check_transfer(params)
     check_hypermodels(params.predict, params.history_length, "predict")
 
 
@@ -57,6 +59,26 @@ def check_pretrained(params: Params) -> None:
     if params.forget.pretrained is not None:
         pool = source_task(params.downsize).pool(torch.device("cpu"))
         build(params.forget.architecture, pool.channels, len(pool.outputs), 0, params.forget.pretrained)
+
+
+def check_transfer(params: Params) -> None:
+    """Whether the network for the downstream task takes the body of the one that forgets.
+
+    Raises:
+        ParamError: it does not; names a tensor that it lacks or has not.
+    """
+    architecture, task = params.forget.architecture, downstream_task(params.downsize)
+    pool = task.pool(torch.device("cpu"))
+    net = build(architecture, pool.channels, len(pool.outputs), seed=0)
+    try:
+        transferred(architecture, net.state_dict(), pool, 0, kind=task.kind)
+    except ParamError:
+        raise
+    except ValueError as error:
+        raise ParamError(
+            f"forget.architecture: got {architecture}, which is not all of the encoder of {adapted(architecture, task.kind)} ({error});"
+            " allowed: one that is"
+        ) from None
 
 
 def check_hypermodels(predict: Predict, history_length: int, section: str) -> None:

@@ -21,7 +21,7 @@ from know.data.sources import DataError
 from know.data.splits import more_images, source_task
 from know.meta.runs import draw_runs
 from know.models.build import build
-from know.models.names import kind_of
+from know.models.names import adapted, kind_of
 from know.params import Params
 from know.prediction.controls import Case
 from know.prediction.predictors import no_change
@@ -106,7 +106,8 @@ def works(params: Params) -> dict[str, list[Work]]:
     tuning = params.evaluate.fine_tuning
     downstream = dataset(options.downstream_dataset)
     network = Network(
-        *(own.architecture, downstream.channels, side, downstream.outputs_of(len(options.downstream_classes))),
+        *(adapted(own.architecture, downstream.kind), downstream.channels, side),
+        downstream.outputs_of(len(options.downstream_classes)),
         *(tuning.batch_size, tuning.augment),
     )
     evaluate = []

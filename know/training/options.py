@@ -58,7 +58,7 @@ class Forget(Section):
 
 
 class FineTuning(Section):
-    """The paper's two phases: the head alone at ``head_lr``, then everything, by cosine from ``lr`` to 0."""
+    """The paper's two phases: what is new, the head, alone at ``head_lr``, then everything, by cosine from ``lr`` to 0."""
 
     head_epochs: Annotated[int, Field(ge=0)]
     head_lr: LearningRate

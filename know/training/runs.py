@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from know.data.catalogue import dataset
 from know.data.images import ImageSet, Samples
 from know.data.splits import Split, Task, downstream_parts
 from know.models.build import build
@@ -219,10 +218,10 @@ class TransferJob:
         """The images to judge by."""
         return (self.task if self.held_out is None else self.task.only(self.held_out)).test(here())
 
-    def net(self, data: ImageSet) -> nn.Module:
-        """The network before fine-tuning, under its new head."""
+    def net(self, data: ImageSet) -> tuple[nn.Module, list[nn.Parameter]]:
+        """The network before fine-tuning, under its new head, and what in it is new (``transferred``)."""
         start = None if self.start is None else load_file(self.start.path)
-        return transferred(self.architecture, start, data, self.seed, self.head_scale)
+        return transferred(self.architecture, start, data, self.seed, self.head_scale, self.task.kind)
 
 
 @lru_cache(maxsize=8)
@@ -243,10 +242,10 @@ class Transferred:
 def transfer(job: TransferJob) -> Transferred:
     """Fine-tune a start and measure it, once, at the end."""
     data, validation = job.images()
-    net = job.net(data)
-    fine_tune(net, data, job.fine_tuning, job.seed, head_first=job.start is not None)
+    net, new = job.net(data)
+    fine_tune(net, data, job.fine_tuning, job.seed, new)
     test = job.test()
-    captions = dataset(job.task.dataset).kind == "captioning"
+    captions = job.task.kind == "captioning"
     return Transferred(outcome(net, validation), outcome(net, test), bleu(net, test) if captions else None)
 
 
@@ -261,11 +260,11 @@ class Point:
 def learning_curve(job: TransferJob) -> list[Point]:
     """Outcomes while fine-tuning: at epoch 0, after the head's phase, and some 20 times in the second."""
     data, validation = job.images()
-    net, every, curve = job.net(data), max(1, job.fine_tuning.epochs // 20), list[Point]()
+    (net, new), every, curve = job.net(data), max(1, job.fine_tuning.epochs // 20), list[Point]()
 
     def follow(epoch: int) -> None:
         if epoch % every == 0:
             curve.append(Point(epoch, outcome(net, validation)))
 
-    fine_tune(net, data, job.fine_tuning, job.seed, head_first=job.start is not None, on_epoch=follow)
+    fine_tune(net, data, job.fine_tuning, job.seed, new, follow)
     return curve
