@@ -186,6 +186,16 @@ def test_a_profile_is_valid_says_what_to_expect_and_names_only_differences(path,
     assert same(changes, yaml.load(text)) == []
 
 
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_a_profile_is_valid_shrunk_too(path, tmp_path):
+    merged = use_profile.merged_text(paths.PARAMS.read_text(), path)
+    for name, text in (("params.yaml", merged), ("shrunk.yaml", use_profile.shrunk_text(merged))):
+        (tmp_path / name).write_text(text)
+    whole, shrunk = (load(tmp_path / name).downsize for name in ("params.yaml", "shrunk.yaml"))
+    assert shrunk.source_classes == whole.source_classes[:2]
+    assert shrunk.downstream_classes == whole.downstream_classes[:2]
+
+
 def test_the_papers_profile_asks_for_no_more_labels_than_there_are(tmp_path):
     merged = tmp_path / "params.yaml"
     merged.write_text(
