@@ -34,7 +34,7 @@ SMALLER: dict[str, dict[str, object]] = {
 }
 """What is smaller here than the documented override makes it, or there again to be looked at."""
 FIRST = ("paper-pvtv2-cub", "paper-pacs", "paper-segmentation")
-"""One of each kind of task; the others take their way with other data, and as long again: `make test-long`."""
+"""Classes, domains and masks; captions, and those that take the same way with other data, are as long again: `make test-long`."""
 PROFILES = [
     pytest.param(name, marks=() if name in FIRST else pytest.mark.long)
     for name in sorted(path.stem for path in (paths.ROOT / "profiles").glob("paper-*.yaml"))
@@ -103,6 +103,7 @@ def test_a_profile_runs_from_end_to_end(profile, experiments):
     assert set(transfer.metric) == {METRICS[dataset(params.downsize.downstream_dataset).kind]}
     assert {"naive", "scratch", "known", "linear", "shrunk"} <= set(transfer.method)
     assert set(transfer.get("held_out", [])) == set(params.evaluate.held_out)
+    assert ("bleu" in transfer) == (dataset(params.downsize.downstream_dataset).kind == "captioning")
     assert transfer.accuracy.between(0, 1).all()
 
 
