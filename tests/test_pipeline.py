@@ -147,12 +147,15 @@ def test_a_clean_clone_gives_the_same_lock_and_report(copy, tmp_path):
     assert changed.stdout == ""
 
 
-def test_an_edit_of_a_figure_re_runs_the_notebooks_that_draw_it_and_computes_nothing_anew(copy):
-    """They find every run in the store."""
+def test_an_edit_of_what_is_shown_re_runs_the_notebooks_that_show_it_and_computes_nothing_anew(copy):
+    """They find every run in the store, which has all its epochs, whatever the notebooks show of them in the open."""
     records = {path: path.stat().st_mtime_ns for path in (copy.root / "data" / "runs").rglob("record.json")}
     figure = copy.root / "know" / "figures" / "transfer.py"
     figure.write_text(figure.read_text() + "\nPOINT = 100.0\n")
-    assert ran(copy.dvc("repro", "evaluate")) == ["evaluate"]
+    copy.change(shown_epochs=1)
+    assert ran(copy.dvc("repro", "evaluate")) == ["forget", "evaluate"]
+    told = (copy.root / "build" / "notebooks" / "02_forget.ipynb").read_text()
+    assert "no training was longer than shown_epochs = 1" in told
     assert {path: path.stat().st_mtime_ns for path in (copy.root / "data" / "runs").rglob("record.json")} == records
     copy.git("checkout", "-q", ".")
     assert ran(copy.dvc("repro")) == []  # what was made before the edit comes back from the cache
