@@ -18,7 +18,7 @@ from typing import TypeVar
 from ruamel.yaml import YAML
 
 from know import paths
-from know.data.catalogue import dataset
+from know.data.catalogue import DATASETS, dataset
 from know.params import ParamError, load
 
 T = TypeVar("T", bound=dict)
@@ -69,8 +69,10 @@ def shrunk_text(text: str) -> str:
     given = merge(yaml.load(text), yaml.load(SHRINK.read_text()))
     task = given["downsize"]
     for key, name in (("source_classes", "dataset"), ("downstream_classes", "downstream_dataset")):
-        every = range(len(dataset(task[name]).classes))
-        task[key] = list(every if task[key] == "all" else task[key])[:2]
+        if task[key] == "all" and task[name] in DATASETS:
+            task[key] = [*range(len(dataset(task[name]).classes))]
+        if isinstance(task[key], list):  # else it is refused when it is loaded
+            task[key] = task[key][:2]
     yaml.dump(given, stream)
     return stream.getvalue()
 

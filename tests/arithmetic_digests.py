@@ -6,6 +6,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import know.bench  # noqa: F401 - before NumPy, as in every process that computes
+
+# isort: split
 import numpy as np
 import torch
 from torch import Tensor

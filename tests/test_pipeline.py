@@ -152,6 +152,7 @@ def test_an_edit_of_what_is_shown_re_runs_the_notebooks_that_show_it_and_compute
     records = {path: path.stat().st_mtime_ns for path in (copy.root / "data" / "runs").rglob("record.json")}
     figure = copy.root / "know" / "figures" / "transfer.py"
     figure.write_text(figure.read_text() + "\nPOINT = 100.0\n")
+    assert "know/figures" in copy.dvc("status", "evaluate") and "know/figures" not in copy.dvc("status", "forget")
     copy.change(shown_epochs=1)
     assert ran(copy.dvc("repro", "evaluate")) == ["forget", "evaluate"]
     told = (copy.root / "build" / "notebooks" / "02_forget.ipynb").read_text()

@@ -99,12 +99,17 @@ def images_of(count: int) -> ImageSet:
 
 def two_fits(job: Job) -> Result:
     """All of a net in batches of 13 and 12 (shares of 7, 6 and 6), until validation images say stop; then its head, in batches
-    of 3, which are too small to be shared."""
+    of 3, which are too small to be shared; then of masks, whose metric would wait for the other process if it could."""
     begin(job)
     net, data = build("cnn", 1, 3, 0), images_of(50)
     first = fit(net, data, Recipe(6, 16, 2e-3, "cosine", "affine", 0.01), 0, validation=data, patience=4)
     more = fit(net, images_of(9), Recipe(2, 3, 2e-3, "constant", "crop-flip"), 1, parameters=net.head.parameters())
-    return Result(state_of(net), first.train_loss + first.validation_loss + more.train_loss)
+    masks = ImageSet(data.images, data.labels, data.classes, (data.images[:, 0] // 64).to(torch.uint8))
+    torch.manual_seed(0)
+    of_masks = nn.Conv2d(1, 3, 3, padding=1)
+    last = fit(of_masks, masks, Recipe(2, 16, 2e-3), 2, validation=masks)
+    losses = [*first.train_loss, *first.validation_loss, *more.train_loss, *last.train_loss, *last.validation_accuracy]
+    return Result(state_of(net) | {f"masks.{name}": value for name, value in state_of(of_masks).items()}, losses)
 
 
 def under_dropout(job: Job) -> Result:
@@ -140,7 +145,7 @@ def test_two_processes_come_to_what_one_does_and_record_it_once(tmp_path):
 
     different = max((shared.state[name] - tensor).abs().max().item() for name, tensor in alone.state.items())
     print(f"largest difference of a weight: {different:.1e}")
-    moved = max((build("cnn", 1, 3, 0).state_dict()[n] - t).abs().max().item() for n, t in alone.state.items())
+    moved = max((alone.state[n] - t).abs().max().item() for n, t in build("cnn", 1, 3, 0).state_dict().items())
     assert different <= TOLERANCE < 1e-3 * moved
     assert shared.losses == pytest.approx(alone.losses, abs=TOLERANCE)
 
@@ -198,22 +203,30 @@ class Captioner(nn.Module):
         return (self.words(words) + self.image(images.flatten(1))[:, None]).transpose(1, 2)
 
 
+@pytest.mark.parametrize("size", [11, 3])  # of three, all compute all
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("kind", ["labels", "masks", "captions"])
-def test_the_shares_of_a_loss_sum_to_the_batchs(kind, count):
+def test_the_shares_of_a_loss_and_its_gradients_sum_to_the_batchs(kind, count, size, monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(11, 1, 8, 8, generator=generator)
+    images = torch.rand(size, 1, 8, 8, generator=generator)
     if kind == "labels":
-        net, targets = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), torch.arange(11) % 3
+        net, targets = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), torch.arange(size) % 3
     elif kind == "masks":
-        net, targets = nn.Conv2d(1, 3, 1), torch.randint(3, (11, 8, 8), generator=generator)
-        targets[:6] = IGNORED  # a share of which nothing is asked
+        net, targets = nn.Conv2d(1, 3, 1), torch.randint(3, (size, 8, 8), generator=generator)
+        targets[: size // 2 + 1] = IGNORED  # a share of which nothing is asked
     else:
-        net, targets = Captioner(), torch.randint(7, (11, 5), generator=generator)
-        targets[4:, 2:] = PAD
+        net, targets = Captioner(), torch.randint(7, (size, 5), generator=generator)
+        targets[size // 3 :, 2:] = PAD
     whole = loss_of(net, images, targets)
-    parts = [loss_of(net, *part, targets) for part in zip(images.tensor_split(count), targets.tensor_split(count))]  # noqa: B905
+    parts = []
+    for rank in range(count):
+        monkeypatch.setattr(
+            shares, "together", lambda rank=rank: SimpleNamespace(num_processes=count, process_index=rank)
+        )
+        parts.append(shares.loss_of_share(net, images, targets))
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-6)
+    grads = [torch.autograd.grad(loss, [*net.parameters()]) for loss in (sum(parts), whole)]
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-7)
 
 
 def on_two_gpus() -> SimpleNamespace:
@@ -248,7 +261,10 @@ def test_what_cannot_be_spread_is_refused_and_says_why(monkeypatch, tmp_path):
     with monkeypatch.context() as patched:
         patched.setattr(executor, "device_of", lambda compute: torch.device("cuda"))
         patched.setattr(torch.cuda, "device_count", lambda: 1)
-        with pytest.raises(params.ParamError, match="got 2; allowed: at most 1, one for each cuda device that is here"):
+        with pytest.raises(
+            params.ParamError,
+            match="got 2; allowed: at most 1, one for each cuda device that is here, with 1 run at once",
+        ):
             check_processes(TWO)
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(params.ParamError, match=r"Accelerate is not installed: pip install 'know\[accelerate\]'"):

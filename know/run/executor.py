@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import joblib
 import torch
 
-import know.run.arithmetic  # noqa: F401 - before anything computes
 from know import paths
 from know.options import ParamError
+from know.run.arithmetic import changed
 from know.run.device import device_named, on
 from know.run.options import Compute
 from know.run.process import serve
@@ -63,11 +63,12 @@ def check_processes(compute: Compute) -> None:
         raise ParamError(
             f"compute.processes: got {asked}; allowed: 1, for Accelerate is not installed: pip install 'know[accelerate]'"
         )
-    device = device_of(compute)
-    most = {"cpu": asked, "cuda": torch.cuda.device_count()}.get(device.type, 1)
+    device, jobs = device_of(compute), jobs_of(compute)
+    most = {"cpu": asked, "cuda": torch.cuda.device_count() // jobs}.get(device.type, 1)
     if asked > most:
         raise ParamError(
-            f"compute.processes: got {asked}; allowed: at most {most}, one for each {device.type} device that is here"
+            f"compute.processes: got {asked}; allowed: at most {most}, one for each {device.type} device that is here, with"
+            f" {jobs} run{'s' if jobs > 1 else ''} at once"
         )
 
 
@@ -77,7 +78,7 @@ def numerics(compute: Compute) -> str:
     if compute.processes > 1:
         how += f" in {compute.processes} shares"
     if device.type == "cpu":
-        return f"cpu {torch.backends.cpu.get_cpu_capability()}" + how
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}" + "".join(changed()) + how
     if device.type != "cuda":
         return device.type + how
     return torch.cuda.get_device_name(device) + (" deterministic" if compute.deterministic else "") + how
@@ -133,14 +134,19 @@ def _shared(function: Callable[[J], R], job: J, compute: Compute, key: str, toge
 @dataclass(frozen=True)
 class _Recorded(Generic[J, R]):
     """A function whose results go through the store, so that nothing large is sent between processes; ``code``: its code's
-    digest where it was sent from."""
+    digest where it was sent from, ``how``: the numerics there."""
 
     function: Callable[[J], R]
     code: str
+    how: str
 
     def __call__(self, job: J, compute: Compute) -> None:
         if code_digest(self.function.__module__) != self.code:
             raise RuntimeError(f"the code of {self.function.__module__} changed while it ran: run it again")
+        if (how := numerics(compute)) != self.how:
+            raise RuntimeError(
+                f"a worker computes on {how}, and it was asked from {self.how}: give both the same environment"
+            )
         one(self.function, job, compute)
 
 
@@ -163,7 +169,7 @@ def run_all(
     results = _kept(function, distinct)
     missing = {key: job for key, job in distinct.items() if key not in results}
     for _ in _parallel(
-        _Recorded(function, code_digest(function.__module__)), [*missing.values()], compute, description
+        _Recorded(function, code_digest(function.__module__), how), [*missing.values()], compute, description
     ):
         pass
     results |= _kept(function, missing)

@@ -15,7 +15,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import default
 
-import know.run.arithmetic  # noqa: F401 - before anything computes
+import know.run.arithmetic  # noqa: F401 - for the kernel to inherit
 from know import paths
 from know.run.progress import NOTES
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 EVERY, GRACE = 0.1, 5.0
 """Seconds between two looks at the processes, and until those that do not end when asked are killed."""
+FATAL = (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS)
+"""Exit codes of a process that failed first; one that is aborted follows another's error."""
 WORK, MEETING, ERROR = "work", "meeting", "error"
 """Files that the processes share: what to do, where they find each other, and what went wrong first."""
 
@@ -69,7 +72,7 @@ def _failure(processes: Sequence[subprocess.Popen[bytes]], error: Path) -> str |
     """What went wrong first, if anything did: when one is gone, the others fail as well."""
     codes = [process.poll() for process in processes]
     for rank, code in enumerate(codes):
-        if code is not None and code < 0:
+        if code in FATAL:
             return f"process {rank + 1} of {len(codes)} was killed by signal {-code} (out of memory?)"
     if not any(codes):
         return None
@@ -81,9 +84,10 @@ def _failure(processes: Sequence[subprocess.Popen[bytes]], error: Path) -> str |
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         process.terminate()
+    deadline = time.monotonic() + GRACE
     for process in processes:
         try:
-            process.wait(GRACE)
+            process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:  # it waits for the others in a library
             process.kill()
             process.wait()

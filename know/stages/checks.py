@@ -68,6 +68,8 @@ def check_transfer(params: Params) -> None:
         ParamError: it does not; names a tensor that it lacks or has not.
     """
     architecture, task = params.forget.architecture, downstream_task(params.downsize)
+    if adapted(architecture, task.kind) == architecture:
+        return
     pool = task.pool(torch.device("cpu"))
     net = build(architecture, pool.channels, len(pool.outputs), seed=0)
     try:

@@ -203,7 +203,7 @@ def _seed_starts(job: SeedJob) -> SeedStarts:
         result.starts.append(start)
         if start.role not in ("path", "headroom") and not start.crossed:
             source = {"source_seed": seed, "method": start.method, "steps": start.steps, "role": start.role}
-            tested = recorded(source_test, SourceTest(sources[size], FileInput.of(file)), params.compute)
+            tested = recorded(source_test, SourceTest(sources[size], FileInput.of(file)), params.compute.alone)
             source |= {"candidate": start.candidate, "source_accuracy": tested.accuracy}
             sizes = step_sizes(state, theta_0, trajectory[-2], kinds)
             result.predictions.extend(source | size._asdict() for size in sizes)
@@ -253,7 +253,7 @@ def _oracle(
         result.starts.append(start)
         row = {"source_seed": seed, "method": start.method, "steps": start.steps, "role": start.role}
         result.oracle.append(
-            row | asdict(recorded(source_test, SourceTest(source, FileInput.of(file)), params.compute))
+            row | asdict(recorded(source_test, SourceTest(source, FileInput.of(file)), params.compute.alone))
         )
         if start.role in ("method", "control") and start.candidate == 0:
             found = step_geometry(state, real, theta_0, kinds)

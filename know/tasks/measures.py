@@ -48,7 +48,9 @@ def metric_for(logits: Tensor, targets: Tensor) -> Metric:
         return Found()
     from torchmetrics.classification import MulticlassJaccardIndex  # here, for it takes a second to load
 
-    return MulticlassJaccardIndex(logits.shape[1], ignore_index=IGNORED, validate_args=False).to(logits.device)
+    # Each process measures its own net, whether or not others make the same run with it.
+    metric = MulticlassJaccardIndex(logits.shape[1], ignore_index=IGNORED, validate_args=False, sync_on_compute=False)
+    return metric.to(logits.device)
 
 
 @torch.no_grad()
