@@ -1,10 +1,10 @@
-"""Put the committed report's numbers into README.md, docs/bench.md and docs/beyond.md, between their `<!-- FILE -->` and `<!-- end -->` marks."""
+"""Put the committed reports' numbers into README.md, docs/bench.md, docs/beyond.md and docs/emoji.md, between their `<!-- FILE -->` and `<!-- end -->` marks."""
 
 import re
 
 from know.paths import REPORTS, ROOT, atomic
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "bench.md", ROOT / "docs" / "beyond.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("bench", "beyond", "emoji")))
 PART = re.compile(r"(<!-- (\S+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -263,12 +263,16 @@ def test_every_section_of_the_parameters_is_explained():
         assert lines[at - 1].startswith("#"), name
 
 
+PARTS = ("summary", "tables/main")
+
+
 @pytest.mark.parametrize(
     ("page", "needs"),
     [
-        ("README.md", {"summary.md", "cifar10/summary.md", "cifar10/tables/main.md"}),
+        ("README.md", {f"{name}/{part}.md" for name in ("cifar10", "cifar10-released") for part in PARTS} | {"summary.md"}),
         ("docs/bench.md", {"bench/bench.md"}),
         ("docs/beyond.md", {"bench/beyond.md", "bench/beyond_directions.md"}),
+        ("docs/emoji.md", {f"emoji-{name}/{part}.md" for name in ("domains", "segmentation") for part in PARTS}),
     ],
 )
 def test_pages_say_what_the_committed_report_says(page, needs):
