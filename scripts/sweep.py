@@ -3,7 +3,7 @@
     python scripts/sweep.py                     # queue the cells that have not run on this commit, run them, write the table
     python scripts/sweep.py rate mode           # the same with just these ablations' cells
     python scripts/sweep.py --list              # every cell, and whether it has run
-    python scripts/sweep.py --export [COMMIT]   # only the table, of what ran on a commit
+    python scripts/sweep.py [rate …] --export [COMMIT]   # only the table, of what ran on a commit, of all ablations or just these
 
 A cell is an experiment, and has run when the commit has one with exactly its parameters: so a stopped sweep goes on where it
 was, and the default, which is in every ablation, runs once. `dvc queue status`, `logs` and `kill` look after the queue.
@@ -181,7 +181,7 @@ def main(root: Path = paths.ROOT) -> int:
         call(root, "dvc", "queue", "remove", "--failed")
         queue(root, chosen, commit)
         call(root, "dvc", "exp", "run", "--run-all", shown=True)
-    missing = export(root, cells, commit, FILE)
+    missing = export(root, chosen if options.export else cells, commit, FILE)
     for cell in missing:
         print(f"has not run: {cell.ablation} {cell.value}", file=sys.stderr)
     return int(any(cell in chosen for cell in missing))

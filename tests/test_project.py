@@ -269,7 +269,10 @@ PARTS = ("summary", "tables/main")
 @pytest.mark.parametrize(
     ("page", "needs"),
     [
-        ("README.md", {f"{name}/{part}.md" for name in ("cifar10", "cifar10-released") for part in PARTS} | {"summary.md"}),
+        (
+            "README.md",
+            {f"{name}/{part}.md" for name in ("cifar10", "cifar10-released") for part in PARTS} | {"summary.md"},
+        ),
         ("docs/bench.md", {"bench/bench.md"}),
         ("docs/beyond.md", {"bench/beyond.md", "bench/beyond_directions.md"}),
         ("docs/emoji.md", {f"emoji-{name}/{part}.md" for name in ("domains", "segmentation") for part in PARTS}),
