@@ -56,5 +56,5 @@ def test_a_run_s_record_says_which_arithmetic():
         ).stdout.strip()
         for capability in ("avx2", "default")
     }
-    assert told == {"avx2": "cpu AVX2", "default": "cpu DEFAULT"}
+    assert told == {"avx2": "cpu AVX2", "default": "cpu DEFAULT ATEN_CPU_CAPABILITY=default"}
     assert executor.numerics(compute) == "cpu AVX2"

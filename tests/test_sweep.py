@@ -136,6 +136,8 @@ def test_a_sweep_runs_in_the_queue_and_goes_on_where_it_was(root, tmp_path):
     until = time.monotonic() + 60
     while any(not one["metrics"] for one in sweep.experiments(root, commit)[1]) and time.monotonic() < until:
         time.sleep(0.5)  # DVC may list what it has just removed for a moment
+    while "0 active, 0 idle" not in sweep.call(root, "dvc", "queue", "status") and time.monotonic() < until:
+        time.sleep(1)  # its worker, if it has not ended, would begin with what is queued while we look
     there = [one["name"] for one in sweep.experiments(root, commit)[1]]
     sweep.queue(root, more, commit)
     after = sweep.experiments(root, commit)[1]  # DVC's worker, if it has not ended yet, may have begun with them
