@@ -1,5 +1,7 @@
 """Micro experiments: every part of the real one, in seconds."""
 
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,6 +95,18 @@ def write_params(path: Path, changes: dict, base: Path = paths.PARAMS) -> None:
     _merge(values, changes)
     with path.open("w") as file:
         yaml.dump(values, file)
+
+
+def copy_to(root: Path) -> None:
+    """Copy the repository's files that git does not ignore, but for what the pipeline made."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=paths.ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in listed.split("\0")[:-1]:
+        if (paths.ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("reports/"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(paths.ROOT / name, root / name)
 
 
 @pytest.fixture(autouse=True)

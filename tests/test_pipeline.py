@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import MICRO, write_params
+from conftest import MICRO, copy_to, write_params
 from ruamel.yaml import YAML
 
 from know import paths
@@ -42,14 +41,7 @@ class Copy:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        listed = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-            cwd=paths.ROOT, capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-        for name in listed.split("\0")[:-1]:
-            if (paths.ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("reports/"):
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(paths.ROOT / name, root / name)
+        copy_to(root)
         write_params(root / "params.yaml", LIGHT)
         self.git("init", "-q")
         self.commit()

@@ -1,5 +1,5 @@
-"""The profiles for a GPU, from end to end on a CPU: shrunk by the documented override, on micro data sets in the layouts in which
-the real ones are published."""
+"""The profiles for a GPU, by `dvc repro` from end to end on a CPU: shrunk by the documented override, on micro data sets in the
+layouts in which the real ones are published."""
 
 import os
 import pickle
@@ -7,17 +7,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import copy_to, write_params
 from layouts import write
-from ruamel.yaml import YAML
 
 from know import paths
 from know.data.catalogue import CIFAR10, dataset
 from know.params import load
+from know.run import arithmetic
 from know.tasks.options import METRICS
 
 sys.path.insert(0, str(paths.ROOT / "scripts"))
@@ -62,43 +64,64 @@ def write_set(name: str, raw: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def experiments(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for each profile that is asked for, in which every stage of it has run; in one process, for to load the libraries takes longer than most."""
-    folder, yaml, sets = tmp_path_factory.mktemp("profiles"), YAML(typ="safe"), set()
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a ``python`` that has loaded the libraries, and computes as any."""
+    folder = tmp_path_factory.mktemp("warm")
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, str(Path(__file__).with_name("warm.py")), str(folder)]
+    with subprocess.Popen(
+        command, env=inherited | arithmetic.ASKED | {"PYTHONHASHSEED": "0"}, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout and server.stdout.readline() == "ready\n"
+        yield folder
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def experiments(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, warm: Path
+) -> Iterator[dict[str, Path]]:
+    """Of each profile that is asked for a copy of the repository in which `dvc repro` has run, one a core at once."""
     asked = [getattr(item, "callspec", None) for item in request.session.items if item.path == Path(__file__)]
-    for profile in {"paper-resnet18" if one is None else one.params["profile"] for one in asked}:
-        merged = use_profile.merged_text(paths.PARAMS.read_text(), paths.ROOT / "profiles" / f"{profile}.yaml")
-        file = folder / profile / "params.yaml"
-        file.parent.mkdir()
-        given = yaml.load(use_profile.shrunk_text(merged)) | {"reports": str(file.parent / "reports")}
-        yaml.dump(use_profile.merge(given, SMALLER.get(profile, {})), file)
-        params = load(file)
+    profiles = sorted({"paper-resnet18" if one is None else one.params["profile"] for one in asked})
+    folder, sets = tmp_path_factory.mktemp("profiles"), set()
+    copies = {profile: folder / profile for profile in profiles}
+    for profile, copy in copies.items():
+        copy_to(copy)
+        subprocess.run(["git", "init", "-q", copy], check=True)
+        use_profile.use(profile, copy, shrink=True)
+        write_params(copy / "params.yaml", SMALLER.get(profile, {}), copy / "params.yaml")
+        params = load(copy / "params.yaml")
         sets |= {params.downsize.dataset, params.downsize.downstream_dataset}
     for name in sets:
         write_set(name, folder / "raw")
-    places = {
-        "KNOW_DATA": folder / "raw",
-        "KNOW_RUNS": folder / "runs",
-        "KNOW_RELEASED": folder / "nowhere",
-        "PYTHONPATH": paths.ROOT,
-    }
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("all_stages.py")), str(folder)],
-        env=os.environ | {name: str(place) for name, place in places.items()}, cwd=paths.ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert not list((folder / "runs").rglob("*.unfinished"))
-    yield folder
+    places = {"KNOW_DATA": folder / "raw", "KNOW_RELEASED": folder / "nowhere"}
+    changed = {name: str(place) for name, place in places.items()}
+    changed["PATH"] = f"{warm}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    def reproduced(copy: Path) -> None:
+        inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KNOW_RUNS")}
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "repro"], cwd=copy, env=inherited | changed, capture_output=True, text=True
+        )
+        (copy / "said.txt").write_text(f"{done.returncode}\n{done.stdout}{done.stderr}")
+
+    with ThreadPoolExecutor(1 if "PYTEST_XDIST_WORKER" in os.environ else os.cpu_count()) as pool:
+        list(pool.map(reproduced, copies.values()))
+    yield copies
     shutil.rmtree(folder)  # gigabytes
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_profile_runs_from_end_to_end(profile, experiments):
-    folder = experiments / profile
-    error = folder / "error.txt"
-    assert not error.exists(), error.read_text()
-    assert (folder / "reports" / "figures" / "gains.png").exists()
-    params, transfer = load(folder / "params.yaml"), pd.read_csv(folder / "data" / "results" / "transfer.csv")
+    copy = experiments[profile]
+    said = (copy / "said.txt").read_text()
+    assert said.startswith("0\n"), said[-4000:]
+    assert not list((copy / "data" / "runs").rglob("*.unfinished"))
+    params, transfer = load(copy / "params.yaml"), pd.read_csv(copy / "data" / "results" / "transfer.csv")
+    report = copy / params.reports
+    assert (report / "figures" / "gains.png").exists()
+    assert len(list((report / "notebooks").glob("*.html"))) == len(list(paths.NOTEBOOKS.glob("*.ipynb")))
     assert set(transfer.arch) == {params.forget.architecture}
     assert set(transfer.metric) == {METRICS[dataset(params.downsize.downstream_dataset).kind]}
     assert {"naive", "scratch", "known", "linear", "shrunk"} <= set(transfer.method)
@@ -110,7 +133,7 @@ def test_a_profile_runs_from_end_to_end(profile, experiments):
 @pytest.mark.long
 def test_the_papers_resnet_makes_no_step_that_none_needs(experiments):
     """For each is 45 MB."""
-    folder = experiments / "paper-resnet18"
+    folder = experiments["paper-resnet18"]
     transfer = pd.read_csv(folder / "data" / "results" / "transfer.csv")
     assert set(transfer.arch) == {"resnet18-released"} and set(transfer.source) == {"cifar100:0-1"}
     assert {"scratch", "naive", "known", "linear", "shrunk", "direction_only", "repeated", "naive_tuned"} <= set(

@@ -20,17 +20,17 @@ AVX2 = {
 }
 
 
-def changed() -> list[str]:
-    """The variables that are not as here, in words."""
-    return [f" {name}={os.environ.get(name)}" for name, value in AVX2.items() if os.environ.get(name) != value]
-
-
 def _there() -> bool:
     """Whether the processor has AVX2: PyTorch would not ask again."""
     told = Path("/proc/cpuinfo")
     return platform.machine() == "x86_64" and told.exists() and " avx2 " in told.read_text()
 
 
-if _there():
-    for name, value in AVX2.items():
-        os.environ.setdefault(name, value)
+ASKED = AVX2 if _there() else {}
+for name, value in ASKED.items():
+    os.environ.setdefault(name, value)
+
+
+def changed() -> list[str]:
+    """The variables that are not as they were asked for here, in words."""
+    return [f" {name}={os.environ.get(name)}" for name, value in ASKED.items() if os.environ.get(name) != value]
