@@ -40,7 +40,7 @@ test: install
 	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-long: install
-	python -m pytest -m long
+	python -m pytest -m "long or profile"
 
 lint: install
 	ruff check .

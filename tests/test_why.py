@@ -67,3 +67,22 @@ def test_crossed_and_tuned_starts_are_families_of_their_own_and_no_candidates():
     assert comparisons.of(comparisons.chosen["known"], comparisons.chosen["naive"]).gain.mean == pytest.approx(
         0.02, abs=0.002
     )
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.015])
+def test_a_prediction_whose_rule_is_not_naive_transfer_s_meets_it_under_both(gain):
+    """As in the released code's way: BatchNorm is reset in what is predicted, and re-estimated in what was trained. ``gain``:
+    the prediction's where it is re-estimated too."""
+    rows = transfer(KNOWLEDGE).assign(chosen=True, batchnorm="re-estimate", crossed=False)
+    rows.loc[rows.method == "known", "batchnorm"] = "reset"
+    both = rows[rows.method.isin(["naive", "known"])].assign(crossed=True)
+    both["batchnorm"] = both.batchnorm.map({"reset": "re-estimate", "re-estimate": "reset"})
+    both.loc[both.method == "known", "accuracy"] += gain - 0.02
+    comparisons = Comparisons(pd.concat([rows, both], ignore_index=True), 0.95, 0.075, CONTRASTS, "known")
+    told = {
+        (one.name, one.rule, other.rule): made.gain.mean for (one, other), made in comparisons.family("crossed").items()
+    }
+    assert told.keys() == {("known", "", "reset"), ("known", "re-estimate", ""), ("naive", "reset", "")}
+    assert told["known", "re-estimate", ""] == pytest.approx(gain, abs=0.002)
+    tests = {test.asked: test.suffices for test in why(comparisons).tests if test.explanation == "BatchNorm"}
+    assert list(tests.values()) == [False, gain == 0.0] and "(reset)" in next(iter(tests))

@@ -112,6 +112,7 @@ class Comparisons:
         names = set(zip(picked.method, picked.steps, strict=True))
         self.chosen = {start.name: start for start in self.starts if (start.name, start.step) in names}
         self.crossed = {(s.name, s.rule): s for s in every if s.rule and (s.name, s.step) in names}
+        self._rules = self._own_rules(table)
         self.margin = margin * (1 - self.accuracy(NAIVE).mean)
         self.contrasts = tuple(contrasts)
         self._found: dict[tuple[Start, Start], Comparison] = {}
@@ -131,14 +132,37 @@ class Comparisons:
         self._family("starts", [(start, NAIVE) for start in tried])
         tuned = [start for start in chosen.values() if start.role == "tuned" and start.name != NAIVE_TUNED]
         self._family("tuned", [(start, chosen[NAIVE_TUNED]) for start in tuned if NAIVE_TUNED in chosen])
-        bases = {rule: start for (name, rule), start in self.crossed.items() if name == NAIVE.name}
-        pairs = [
-            (one, bases[one.rule]) for one in self.crossed.values() if one.name != NAIVE.name and one.rule in bases
-        ]
-        self._family("crossed", [*pairs, *((base, NAIVE) for base in bases.values())])
+        bases = [start for (name, _), start in self.crossed.items() if name == NAIVE.name]
+        pairs = [(one, base) for one in self.crossings for base in [self.alike(one)] if base is not None]
+        self._family("crossed", [*pairs, *((base, NAIVE) for base in bases)])
         real = [(start, NAIVE) for start in self.starts if start.role == "oracle"]
         grown = [(steps[0], MORE_DATA), *([(steps[-1], steps[0])] if len(steps) > 1 else [])] if own else []
         self._family("data", [*real, *grown])
+
+    @staticmethod
+    def _own_rules(table: pd.DataFrame) -> dict[tuple[str, int], str]:
+        """The rule for BatchNorm under which each start is judged."""
+        if "batchnorm" not in table:
+            return {}
+        own = table[~table.crossed.astype(bool)].drop_duplicates(["method", "steps"])
+        return dict(zip(zip(own.method, own.steps, strict=True), own.batchnorm, strict=True))
+
+    @property
+    def crossings(self) -> list[Start]:
+        """The candidates that were made under two rules for BatchNorm: under each that is not naïve transfer's own, and, if theirs
+        is not, under naïve transfer's."""
+        crossed = [start for (name, _), start in self.crossed.items() if name != NAIVE.name]
+        own = [self.chosen[one.name] for one in crossed if one.name in self.chosen]
+        return [start for start in own if self.alike(start) != NAIVE] + crossed
+
+    def alike(self, start: Start) -> Start | None:
+        """Naïve transfer under the start's rule for BatchNorm; None if it was not run."""
+        rule = start.rule or self._rules.get((start.name, start.step))
+        return NAIVE if rule == self._rules.get((NAIVE.name, NAIVE.step)) else self.crossed.get((NAIVE.name, str(rule)))
+
+    def rule(self, start: Start) -> str:
+        """A start's rule for BatchNorm."""
+        return start.rule or self._rules[start.name, start.step]
 
     def _family(self, name: str, pairs: Sequence[tuple[Start, Start]]) -> dict[tuple[Start, Start], Comparison]:
         new = [pair for pair in pairs if self.of(*pair) is None and set(pair) <= set(self.runs.index)]

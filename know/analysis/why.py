@@ -70,9 +70,9 @@ def why(found: Comparisons) -> Why:
         ("the optimiser", "does it gain where each has its own learning rate?", found.of(tuned, found.chosen.get(NAIVE_TUNED))),
         ("training time", "does it beat the same prediction of a path without forgetting?", found.named(name, "sham")),
     ]  # fmt: skip
-    for (crossed, rule), start in found.crossed.items():
-        if crossed == name:
-            asked = f"does it gain where BatchNorm is treated alike ({rule})?"
-            tests.append(("BatchNorm", asked, found.of(start, found.crossed.get((NAIVE.name, rule)))))
+    for start in found.crossings:
+        if start.name == name:
+            asked = f"does it gain where BatchNorm is treated alike ({found.rule(start)})?"
+            tests.append(("BatchNorm", asked, found.of(start, found.alike(start))))
     made = [Test(explanation, asked, one) for explanation, asked, one in tests if one is not None]
     return Why(found.of(own, NAIVE), made)

@@ -78,7 +78,7 @@ def schematic(results: Results) -> Figure:
 
 @figure(
     "learning",
-    "Θ₀ converges: training and validation loss, a line a source seed.",
+    "Training Θ₀: training and validation loss, a line a source seed.",
     needs=["source_learning"],
     shown=False,
 )

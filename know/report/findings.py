@@ -30,14 +30,22 @@ def told(one: Comparison) -> str:
 
 def forgetting(results: Results) -> list[str]:
     """Is there forgetting to read backwards?"""
-    fall = results.forgetting
-    text = f"from Θ₀ to the most forgotten weights, test accuracy falls by {percent(fall.gain)} points"
-    lines = [f"Forgetting is observed: {text} ({fall.gain.units} source seeds)."]
+    fall, path = results.forgetting, results["forgetting"]
+    means = path[(path.images == "test") & (path.k >= 0)].groupby("k").accuracy.mean()
+    each = ", ".join(number(100 * mean, digits=1) for mean in means)
+    text = f"from Θ₀ to the most forgotten weights, test accuracy falls by {percent(fall.gain)} points ({each} %)"
+    text = text.replace("accuracy", results.source_metric)
+    lines = [f"Forgetting is observed: {text}, {fall.gain.units} source seeds."]
     if fall.verdict != "better":
         lines = [f"WARNING: no clear forgetting: {text}. There is no path of shrinking knowledge to read backwards."]
     if results.has("source_learning"):
         learning = results["source_learning"]
-        if unfinished := sorted(set(learning[(learning.k == 0) & ~learning.converged.astype(bool)].source_seed)):
+        few = results.params.forget.source.max_epochs <= results.params.forget.source.patience
+        if few and len(learning):
+            lines.append(
+                f"Θ₀ is trained for {learning.epoch.max() + 1} epoch{'s' * bool(learning.epoch.max())}, converged or not."
+            )
+        elif unfinished := sorted(set(learning[(learning.k == 0) & ~learning.converged.astype(bool)].source_seed)):
             lines.append(
                 f"WARNING: Θ₀ of source seeds {unfinished} had not converged when max_epochs ran out; nets that still learn"
                 " improve on smaller subsets. Raise forget.source.max_epochs."
@@ -83,7 +91,7 @@ def result(results: Results) -> list[str]:
         lines.append(
             f"**{known.written(rate)} {words[one.verdict]}**: {told(one)}, {one.gain.units} source seeds,"
             f" {100 * one.gain.confidence:g} % interval. Naïve transfer reaches {percent(found.accuracy(NAIVE))} %;"
-            f" the paper's effect would be {number(100 * found.margin, digits=1)} points or more."
+            f" {_margin(found)}."
         )
         steps = {start: found.of(start, NAIVE) for start in found.starts if start.name == name}
         each = ", ".join(f"{start.data(rate)} {points(step.gain)}" for start, step in steps.items() if step)
@@ -124,11 +132,23 @@ def why(results: Results) -> list[str]:
     """To what a gain is owed, and what was left out."""
     found = results.why
     lines = [f"**Why: {found.verdict}.**"]
-    if found.asked:
+    if not found.asked:
+        lines += [f"{asked[0].upper()}{asked[1:]} {told(one)}." for asked, one in _crossed(results.comparisons)]
+    else:
         lines += [f"{test.explanation.capitalize()}: {test.asked} {told(test.comparison)}." for test in found.tests]
     methods = results.params.predict.methods_by_name
     absent = {name: own[0].missing for name, own in methods.items() if name not in results.params.predict.runnable}
     return lines + [f"Left out: {label(name)}, for {reason}." for name, reason in absent.items()]
+
+
+def _crossed(found: Comparisons) -> list[tuple[str, Comparison]]:
+    """The candidate against naïve transfer where both have BatchNorm under another rule than naïve transfer's own."""
+    pairs = [(start, found.alike(start)) for start in found.crossings if start.name == found.candidate]
+    return [
+        (f"the prediction against naïve transfer with BatchNorm {found.rule(one)} in both:", made)
+        for one, base in pairs
+        if base != NAIVE and (made := found.of(one, base)) is not None
+    ]
 
 
 def oracle(results: Results) -> list[str]:
@@ -188,9 +208,14 @@ def summary(results: Results) -> list[str]:
         room = f" Really more data ({found.real.data(rate)}) gains {points(found.gate.gain)}." if found.gate else ""
         lines.append(
             f"**What came out.** {start.written(rate)} against naïve transfer ({percent(found.accuracy(NAIVE))} %): {told(one)};"
-            f" the paper's effect would be {number(100 * found.margin, digits=1)} points or more.{room}"
+            f" {_margin(found)}.{room}"
         )
     return [*lines, f"**Why.** {results.why.verdict.capitalize()}{_because(results)}."]
+
+
+def _margin(found: Comparisons) -> str:
+    """What is judged by: ``report.margin``."""
+    return f"half the paper's effect would be {number(100 * found.margin, digits=1)}"
 
 
 def _because(results: Results) -> str:
@@ -202,6 +227,7 @@ def _because(results: Results) -> str:
         found, rate = results.comparisons, results.params.rate
         worth = [(name, found.named(name, NAIVE.name)) for name in ("shrunk", "direction_only", NAIVE_TUNED)]
         words = [f"{found.chosen[name].written(rate)} {told(one)}" for name, one in worth if one is not None]
+        words += [f"{asked} {told(one)}" for asked, one in _crossed(found)]
     return f": {'; '.join(words)}" if words else ""
 
 

@@ -68,10 +68,16 @@ class Results:
         """By what nets are judged (``know.tasks.options.METRICS``)."""
         return METRICS[dataset(self.params.downsize.downstream_dataset).kind]
 
+    @property
+    def source_metric(self) -> str:
+        """The same of the source task."""
+        return METRICS[dataset(self.params.downsize.dataset).kind]
+
     def worded(self, text: str) -> str:
         """A caption or label by this run's metrics, which texts call source accuracy, and of the downstream task accuracy."""
-        source = METRICS[dataset(self.params.downsize.dataset).kind]
-        return f"source {source}".join(part.replace("accuracy", self.metric) for part in text.split("source accuracy"))
+        return f"source {self.source_metric}".join(
+            part.replace("accuracy", self.metric) for part in text.split("source accuracy")
+        )
 
     def table(self, name: str) -> pd.DataFrame | None:
         """The table of this name; None if one that it needs is missing, or it has no rows."""

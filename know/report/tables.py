@@ -192,10 +192,14 @@ def learning_rates(results: Results) -> pd.DataFrame:
 def batchnorm(results: Results) -> pd.DataFrame:
     """A row a start and rule; empty where nothing was crossed."""
     found, rate, rows = results.comparisons, results.params.rate, []
-    for (name, rule), start in found.crossed.items():
-        base = NAIVE if name == NAIVE.name else found.crossed.get((NAIVE.name, rule), NAIVE)
-        pairs = [(start, base)] if name == NAIVE.name else [(found.chosen[name], NAIVE), (start, base)]
-        rows += [{"start": a.written(rate), "against": b.written(rate)} | judged(found.of(a, b)) for a, b in pairs]
+    for name in dict.fromkeys(name for name, _ in found.crossed):
+        own, crossed = found.chosen[name], [start for start in found.crossings if start.name == name]
+        bases = [start for (one, _), start in found.crossed.items() if one == name == NAIVE.name]
+        pairs = [(start, NAIVE) for start in bases or [own]] + [(start, found.alike(start)) for start in crossed]
+        rows += [
+            {"start": a.written(rate), "against": b.written(rate) if b else NONE} | judged(found.of(a, b))
+            for a, b in pairs
+        ]
     return pd.DataFrame(rows)
 
 
