@@ -275,7 +275,10 @@ PARTS = ("summary", "tables/main")
         ),
         ("docs/bench.md", {"bench/bench.md"}),
         ("docs/beyond.md", {"bench/beyond.md", "bench/beyond_directions.md"}),
-        ("docs/emoji.md", {f"emoji-{name}/{part}.md" for name in ("domains", "segmentation", "captioning") for part in PARTS}),
+        (
+            "docs/emoji.md",
+            {f"emoji-{name}/{part}.md" for name in ("domains", "segmentation", "captioning") for part in PARTS},
+        ),
     ],
 )
 def test_pages_say_what_the_committed_report_says(page, needs):

@@ -34,8 +34,8 @@ def ablations(results: Results) -> Figure:
     table = results["ablations"]
     known = table[(table.method == "known") & (table["labels"].astype(str) == "all")]
     known = known.assign(
-        number=pd.to_numeric(known.value, errors="coerce"), value=known.value.astype(str).str.replace(", ", "\n")
-    ).sort_values(["number", "value"])
+        number=pd.to_numeric(known.value, errors="coerce"), value=known.value.astype(str).map(_lines)
+    ).sort_values("number", kind="stable")
     known["place"] = known.groupby("ablation").value.transform(lambda values: pd.factorize(values)[0])
     steps = sorted(known.steps.unique())
     known["place"] += 0.16 * (known.steps.map(steps.index) - (len(steps) - 1) / 2)
@@ -49,7 +49,7 @@ def ablations(results: Results) -> Figure:
         grid.map_dataframe(_points)
     for name, axes in grid.axes_dict.items():
         values = known.value[known.ablation == name].unique()
-        axes.set_xticks(range(len(values)), values, fontsize=7 if "\n" in values[0] else 8)
+        axes.set_xticks(range(len(values)), values, fontsize=6 if "\n" in values[0] else 8)
         axes.set(xlim=(-0.6, len(values) - 0.4), xlabel=ABLATED.get(name, name.replace("_", " ")), title="")
         zero_line(axes, vertical=False)
     grid.set_ylabels("gain over naïve (points)")
@@ -59,6 +59,12 @@ def ablations(results: Results) -> Figure:
     words = [f"{step:g} step{'s' if step > 1 else ''}" for step in steps]
     grid.figure.legend(handles, words, loc="outside upper center", ncols=len(steps))
     return grid.figure
+
+
+def _lines(value: str) -> str:
+    """A value of two parts in lines that fit under a tick: network, data set."""
+    first, *rest = value.split(", ")
+    return "\n".join([first, *(part.replace("-", "-\n") for part in rest)])
 
 
 def _points(data: pd.DataFrame, color: str, marker: str, label: str) -> None:
