@@ -133,12 +133,29 @@ def why(results: Results) -> list[str]:
     found = results.why
     lines = [f"**Why: {found.verdict}.**"]
     if not found.asked:
-        lines += [f"{asked[0].upper()}{asked[1:]} {told(one)}." for asked, one in _crossed(results.comparisons)]
+        lines += [f"{_begun(asked)} {told(one)}." for asked, one in _crossed(results.comparisons)]
     else:
-        lines += [f"{test.explanation.capitalize()}: {test.asked} {told(test.comparison)}." for test in found.tests]
+        lines += [f"{_begun(test.explanation)}: {test.asked} {told(test.comparison)}." for test in found.tests]
+    if tuned := _tuned(results):
+        lines.append(f"Each at its own learning rate, against naïve transfer at its own: {tuned}.")
     methods = results.params.predict.methods_by_name
     absent = {name: own[0].missing for name, own in methods.items() if name not in results.params.predict.runnable}
     return lines + [f"Left out: {label(name)}, for {reason}." for name, reason in absent.items()]
+
+
+def _begun(text: str) -> str:
+    """As a sentence begins."""
+    return text[0].upper() + text[1:]
+
+
+def _tuned(results: Results) -> str:
+    """What starts gain where each, naïve transfer too, has its best learning rate."""
+    found = results.comparisons
+    base = found.chosen.get(NAIVE_TUNED)
+    pairs = [
+        (start, found.of(start, base)) for start in found.chosen.values() if start.role == "tuned" and start != base
+    ]
+    return "; ".join(f"{start.written(results.params.rate)} {told(one)}" for start, one in pairs if one is not None)
 
 
 def _crossed(found: Comparisons) -> list[tuple[str, Comparison]]:
