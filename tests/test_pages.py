@@ -151,6 +151,13 @@ def test_the_index_opens_everything_of_every_profile_and_shows_what_is_to_be_sho
     assert sorted(back) == ["../../index.html", "../index.html"]
 
 
+def test_the_index_says_of_a_profile_its_first_sentence_and_begins_with_the_result():
+    assert pages.headline("cifar10").endswith("all labels, and the released hyper-model beside ours.")
+    assert pages.headline("quick").endswith("125 images.") and pages.headline("mine") == "mine"
+    drawn = [entry.name for entry in pages.contents(paths.REPORTS, paths.REPORTS)["figures"]]
+    assert drawn[0] == "gains" and drawn[-1] == "ablations" and set(drawn) <= set(pages.ORDER)
+
+
 def test_the_foot_says_what_the_report_was_made_with(reports):
     foot = pages.render_index(reports).read_text().partition("<footer>")[2]
     commit = subprocess.run(

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,11 @@ TEMPLATES = Path(str(resources.files("know"))) / "report" / "templates"
 PROFILES, LOCK = ROOT / "profiles", ROOT / "requirements.lock"
 MAKES_RESULTS = ("know", "notebooks", "requirements.lock")
 COMPUTES = ("torch", "torchvision", "numpy", "pandas", "scipy", "statsmodels", "seaborn", "matplotlib")
+ORDER = (
+    "gains", "learning_rates", "forgetting", "headroom", "predictions", "oracle", "steps", "landscape", "schematic", "meta_validation",
+    "response", "learning_curves", "ablations",
+)  # fmt: skip
+"""Of the figures: the result, what it rests on, how it was made; then others."""
 T = TypeVar("T")
 MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 
@@ -139,16 +145,21 @@ def profiles(reports: Path) -> list[Path]:
 
 
 def headline(name: str) -> str:
-    """The first line of a profile."""
+    """The first sentence of a profile."""
     file = PROFILES / f"{name}.yaml"
-    return file.read_text().partition("\n")[0].removeprefix("# ") if file.exists() else name
+    if not file.exists():
+        return name
+    lines = takewhile(lambda line: line.startswith("# "), file.read_text().splitlines())
+    return " ".join(line.removeprefix("# ") for line in lines).partition(". ")[0].removesuffix(".") + "."
 
 
 def contents(folder: Path, reports: Path) -> dict[str, Any]:
-    """What the index shows of a profile's report: figures and tables in the order in which they are registered."""
+    """What the index shows of a profile's report."""
     name = "quick" if folder == reports else folder.name
     figures, tables = folder / "figures", folder / "tables"
-    drawn = [entry for entry in _captioned(FIGURES, figures) if (figures / f"{entry.name}.png").exists()]
+    place = {name: number for number, name in enumerate(ORDER)}
+    ordered = sorted(_captioned(FIGURES, figures), key=lambda entry: place.get(entry.name, len(place)))
+    drawn = [entry for entry in ordered if (figures / f"{entry.name}.png").exists()]
     shown = [entry for entry in _captioned(TABLES, tables) if (tables / f"{entry.name}.csv").exists()]
     seen = {*(figures / f"{entry.name}.png" for entry in drawn), *(tables / f"{entry.name}.csv" for entry in shown)}
     about_file, findings = folder / "about.json", folder / "findings.md"
