@@ -224,7 +224,8 @@ def labels(results: Results) -> pd.DataFrame:
 @table(
     "claims",
     "Claims of the paper. The verdict on a difference is that of its comparison. What the paper claims of ResNet18 on CIFAR is "
-    "tested in its setting only by a run with that network and those data sets.",
+    "tested in its setting only by a run with that network and those data sets. Costs and ablations are the default's, measured "
+    "once (data/measured).",
     ["transfer", "forgetting"],
 )
 def claims(results: Results) -> pd.DataFrame:
