@@ -40,16 +40,16 @@ def ablations(results: Results) -> Figure:
     steps = sorted(known.steps.unique())
     known["place"] += 0.16 * (known.steps.map(steps.index) - (len(steps) - 1) / 2)
     names = [name for name in ABLATED if name in set(known.ablation)] + sorted(set(known.ablation) - set(ABLATED))
-    columns = min(3, len(names))
+    columns = 2 if len(names) == 4 else min(3, len(names))
     with plt.rc_context({"figure.constrained_layout.use": False}):  # seaborn's own layout, which the one below replaces
         grid = sns.FacetGrid(
-            known, col="ablation", col_order=names, col_wrap=columns, sharex=False, height=1.75, aspect=PAGE / 3 / 1.75,
+            known, col="ablation", col_order=names, col_wrap=columns, sharex=False, height=1.75, aspect=PAGE / columns / 1.75,
             hue="steps", hue_kws={"marker": MARKERS[: len(steps)]}, palette=PALETTE[: len(steps)],
         )  # fmt: skip
         grid.map_dataframe(_points)
     for name, axes in grid.axes_dict.items():
         values = known.value[known.ablation == name].unique()
-        axes.set_xticks(range(len(values)), values, fontsize=6 if "\n" in values[0] else 8)
+        axes.set_xticks(range(len(values)), values, fontsize=7 if "\n" in values[0] else 8)
         axes.set(xlim=(-0.6, len(values) - 0.4), xlabel=ABLATED.get(name, name.replace("_", " ")), title="")
         zero_line(axes, vertical=False)
     grid.set_ylabels("gain over naïve (points)")
