@@ -157,12 +157,12 @@ class Comparisons:
 
     def alike(self, start: Start) -> Start | None:
         """Naïve transfer under the start's rule for BatchNorm; None if it was not run."""
-        rule = start.rule or self._rules.get((start.name, start.step))
-        return NAIVE if rule == self._rules.get((NAIVE.name, NAIVE.step)) else self.crossed.get((NAIVE.name, str(rule)))
+        rule = self.rule(start)
+        return NAIVE if rule == self.rule(NAIVE) else self.crossed.get((NAIVE.name, rule))
 
     def rule(self, start: Start) -> str:
-        """A start's rule for BatchNorm."""
-        return start.rule or self._rules[start.name, start.step]
+        """A start's rule for BatchNorm; "" where the table has none."""
+        return start.rule or self._rules.get((start.name, start.step), "")
 
     def _family(self, name: str, pairs: Sequence[tuple[Start, Start]]) -> dict[tuple[Start, Start], Comparison]:
         new = [pair for pair in pairs if self.of(*pair) is None and set(pair) <= set(self.runs.index)]
