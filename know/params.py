@@ -18,7 +18,7 @@ from know import paths
 from know.data.catalogue import dataset
 from know.data.options import Downsize, subset_sizes
 from know.meta.options import MetaTrain
-from know.models.names import Architecture, adapted, kind_of
+from know.models.names import LIBRARY, Architecture, adapted, kind_of
 from know.options import Count, LearningRate, ParamError, Rate, Section, Seeds, Share, distinct
 from know.prediction.controls import CONTROLS
 from know.prediction.options import Predict
@@ -111,6 +111,10 @@ class Bench(Section):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         for name, task in self.tasks.items():
+            if task.image_size == LIBRARY:
+                raise ValueError(
+                    f"tasks.{name}.image_size: got {LIBRARY}; allowed: pixels, or null, for its networks may differ in it"
+                )
             smallest = subset_sizes(task.source_images, self.rate, self.history_length)[-1]
             if smallest < len(task.source_classes):
                 raise ValueError(
@@ -329,7 +333,7 @@ def load(path: Path = paths.PARAMS) -> Params:
         raise ParamError(f"{path}: no such file: run this in a clone of the repository, or name one with --params")
     given = document(path)
     try:
-        return Params.model_validate(given)
+        return _sized(Params.model_validate(given), path)
     except ValidationError as error:
         # A misspelt key is both unknown and missing; the first says more.
         errors = error.errors()
@@ -337,6 +341,20 @@ def load(path: Path = paths.PARAMS) -> Params:
         union = any(UNION.match(str(part)) for part in first["loc"])
         others = [one for one in errors if union and _key(one) == _key(first) and one is not first]
         raise ParamError(cut(f"{path.name}: {_line(first, *others)}", 900)) from None
+
+
+def _sized(params: Params, path: Path) -> Params:
+    """With the library's own size of images, if a file asks for that."""
+    if params.downsize.image_size != LIBRARY:
+        return params
+    from know.models.build import input_size  # here, for that loads the library
+
+    if (side := input_size(params.forget.architecture)) is None:
+        raise ParamError(
+            f"{path.name}: downsize.image_size: got {LIBRARY}, but {params.forget.architecture} has no size of its own; allowed:"
+            " pixels, or null"
+        )
+    return params.model_copy(update={"downsize": params.downsize.model_copy(update={"image_size": side})})
 
 
 def sections(params: Params, names: Iterable[str]) -> dict[str, object]:

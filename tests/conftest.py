@@ -75,6 +75,7 @@ MICRO = {
         "steps": "chosen",
         "tuned": ["naive", "known"],
         "learning_rates": [0.01],
+        "head_zero": True,
         "fine_tuning": {"head_epochs": 1, "epochs": 1},
     },
 }

@@ -208,6 +208,7 @@ def test_headroom_is_looked_for_on_other_trajectories_by_validation_images(file,
     ("changes", "reason"),
     [
         ({"history_length": 9}, "bench.tasks.mnist.source_images: got 80, of which the smallest subset has 0"),
+        ({"tasks": {"mnist": {"image_size": "library"}}}, "bench.tasks.mnist.image_size: got library; allowed: pixels"),
         ({"predict": {"steps": 2}}, "bench.predict.steps: got other starts"),
         ({"predict": {"methods": ["linear", "known"]}}, "bench.predict.methods: got known as the pipeline trains it"),
         ({"tasks": {"mnist": {"sourse": 1}}}, "bench.tasks.mnist.sourse: unknown key; allowed: dataset, "),

@@ -155,6 +155,17 @@ def test_images_are_normalised_as_the_library_does():
         assert not [one for one in net.state_dict() if "mean" in one and "running" not in one]
 
 
+def test_a_new_head_is_made_by_the_library_where_it_has_a_way(monkeypatch):
+    pytest.importorskip("timm")
+    net, made = build("timm:pvt_v2_b0", 3, 7, 0), []
+    reset = type(net).reset_classifier
+    monkeypatch.setattr(
+        type(net), "reset_classifier", lambda self, outputs: made.append(outputs) or reset(self, outputs)
+    )
+    new_head(net, 9, 1)
+    assert made == [9] and net.num_classes == 9 and head_of(net) is net.get_classifier()
+
+
 def test_input_sizes():
     pytest.importorskip("timm")
     sizes = [

@@ -45,6 +45,10 @@ BAD = [
     ({"predict": {"methods": ["known", "linear", "linear"]}}, "predict.methods: got 'linear'; allowed: each name once", ""),
     ({"predict": {"controls": ["shrink_perturb"]}}, "predict.controls.0.shrink_perturb.shrink: missing; it must be given", ""),
     ({"evaluate": {"fractions": [0.01]}}, "evaluate.fractions: got 0.01, which leaves 0 of 25 labels", "allowed:"),
+    ({"downsize": {"image_size": "libary"}}, "downsize.image_size: got 'libary'; input should be", "'library'"),
+    ({"downsize": {"image_size": "library"}}, "downsize.image_size: got library, but cnn-bn has no size of its own; allowed:", ""),
+    ({"predict": {"methods": ["known", {"method": "known", "variant": "wnn", "name": "wnn"}]}}, "predict.methods.1.known.variant: got 'wnn'", "'path'"),
+    ({"predict": {"methods": [{"method": "known", "fetch": False}]}}, "predict.methods.0.known.fetch: got false; allowed: true, or hyp", ""),
     ({"compute": {"device": "tpu"}}, "compute.device: got 'tpu'", "auto"),
     ({"evaluate": {"followed": ["naive", "scratch"]}}, "evaluate.followed: got ['naive', 'scratch']", "starts that are held"),
 ]  # fmt: skip

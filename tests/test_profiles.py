@@ -4,12 +4,15 @@ layouts in which the real ones are published."""
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,6 +29,7 @@ from know.tasks.options import METRICS
 sys.path.insert(0, str(paths.ROOT / "scripts"))
 import use_profile
 
+T = TypeVar("T")
 pytest.importorskip("timm")
 SMALLER: dict[str, dict[str, object]] = {
     "paper-resnet18": {
@@ -83,7 +87,8 @@ def experiments(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, warm: Path
 ) -> Iterator[dict[str, Path]]:
     """Of each profile that is asked for a copy of the repository in which `dvc repro` has run."""
-    asked = [getattr(item, "callspec", None) for item in request.session.items if item.path == Path(__file__)]
+    own = [item for item in request.session.items if item.path == Path(__file__)]
+    asked = [getattr(item, "callspec", None) for item in own if "experiments" in getattr(item, "fixturenames", ())]
     profiles = sorted(
         {"paper-resnet18" if one is None else one.params["profile"] for one in asked},
         key=lambda profile: (profile.startswith("paper-pvtv2"), profile),  # those that take longest come first
@@ -133,6 +138,31 @@ def test_a_profile_runs_from_end_to_end(profile, experiments):
     assert set(transfer.get("held_out", [])) == set(params.evaluate.held_out)
     assert ("bleu" in transfer) == (dataset(params.downsize.downstream_dataset).kind == "captioning")
     assert transfer.accuracy.between(0, 1).all()
+
+
+@pytest.mark.profile
+@pytest.mark.parametrize("killed", ["caller", "fork"])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_what_is_asked_of_the_warm_python_ends_with_its_caller_and_says_how_it_ended(killed, how, warm, tmp_path):
+    told = tmp_path / "pid"
+    (tmp_path / "sleeper.py").write_text(
+        f"import os, pathlib, time\npathlib.Path({str(told)!r}).write_text(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    caller = subprocess.Popen([str(warm / "python"), "-m", "sleeper"], cwd=tmp_path)
+    pid = int(until(lambda: told.exists() and told.read_text()))
+    os.kill(caller.pid if killed == "caller" else pid, how)
+    code = caller.wait(timeout=20)
+    assert code == (-how if killed == "caller" and how == signal.SIGKILL else 128 + how)
+    assert until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def until(found: Callable[[], T]) -> T:
+    """What ``found`` gives once it is true."""
+    deadline = time.monotonic() + 20
+    while not (value := found()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert value
+    return value
 
 
 @pytest.mark.long

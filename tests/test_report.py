@@ -206,6 +206,16 @@ def test_a_gate_that_is_closed_is_a_warning(given):
     assert all("(no headroom, " in line for line in findings.controls(results)[:-1])
 
 
+@pytest.mark.parametrize(("epochs", "words"), [(1, "Θ₀ is trained for 1 epoch,"), (2, "Θ₀ is trained for 2 epochs,")])
+def test_a_net_that_is_to_be_trained_for_so_long_is_not_warned_of(given, epochs, words):
+    learning = every_table()["source_learning"].assign(converged=False)
+    learning = learning[learning.epoch < epochs]
+    source = given.forget.source.model_copy(update={"max_epochs": epochs, "patience": epochs})
+    params = given.model_copy(update={"forget": given.forget.model_copy(update={"source": source})})
+    lines = findings.gate(of(params, TRUTH, 0.002, forgetting=forgetting(-0.02), source_learning=learning))
+    assert f"{words} converged or not." in lines and not any("had not converged" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("gain", "noise", "words"),
     [

@@ -179,6 +179,7 @@ def test_a_captioner_that_knows_every_word_says_them_all():
     assert bleu(net, data) < 0.9
     fit(net, data, Recipe(200, 10, 0.05), seed=0)
     assert outcome(net, data).accuracy == 1 and bleu(net, data) == pytest.approx(1)
+    assert bleu(Pixelwise(), scenes()) is None  # which have no captions
 
 
 def test_weight_decay_is_adamw():

@@ -1,7 +1,7 @@
 """Tasks and subsets: the section ``downsize``."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -17,13 +17,15 @@ def subset_sizes(total: int, rate: float, length: int) -> list[int]:
 class Downsize(Section):
     """The source task, the downstream task, and the draws of D_0.
 
-    ``source_classes``, ``downstream_classes``: numbers, or ``all``. ``image_size``: the side in pixels to which images are reduced, by averaging blocks; None leaves them as they are.
+    ``source_classes``, ``downstream_classes``: numbers, or ``all``. ``image_size``: the side in pixels to which images are
+    reduced, by averaging blocks; None leaves them as they are; "library": what the network's library trained its weights on,
+    which ``know.params.load`` puts in its place.
     ``meta_share``: of the training images of each data set, set aside for meta-training: the experiment sees none of them,
     and meta-training no others.
     """
 
     dataset: Dataset
-    image_size: Count | None
+    image_size: Count | Literal["library"] | None
     source_classes: Classes
     downstream_dataset: Dataset
     downstream_classes: Classes
@@ -32,6 +34,12 @@ class Downsize(Section):
     validation_images: Count
     headroom_images: Annotated[tuple[Count, ...], AfterValidator(distinct)]
     source_seeds: Seeds
+
+    @property
+    def side(self) -> int | None:
+        """``image_size``, once ``know.params.load`` knows it."""
+        assert not isinstance(self.image_size, str), self.image_size
+        return self.image_size
 
     @model_validator(mode="before")
     @classmethod

@@ -101,7 +101,7 @@ def downstream_task(params: Downsize) -> Task:
 
 
 def _task(params: Downsize, name: str, classes: tuple[int, ...]) -> Task:
-    return Task(name, classes, params.meta_share, images_digest(name), params.image_size)
+    return Task(name, classes, params.meta_share, images_digest(name), params.side)
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,10 @@ def _outputs(net: nn.Module) -> int:
 
 
 def _replace_head(net: nn.Module, outputs: int) -> None:
+    """As the network's library does it, if it has a way: timm's; else by a layer as the old one is."""
+    if callable(reset := getattr(net, "reset_classifier", None)):
+        reset(outputs)
+        return
     old: Any = head_of(net)
     bias = old.bias is not None
     fresh = (

@@ -227,17 +227,21 @@ class TSV(Extrapolation):
 
 class Known(PathPredictor):
     """The paper's method: a meta-trained KNOWN for each kind, from ``hypermodel``: a shipped one's name, a folder, or
-    "released", the authors' (``know.prediction.released``). None is the pipeline's own, or its ``variant`` "path" or "wnn", trained on paths in a frame of their own (``Scale``)."""
+    "released", the authors' (``know.prediction.released``), which is fetched where it is not here, unless ``fetch`` is false. None
+    is the pipeline's own, or its ``variant`` "path", trained on paths in a frame of their own (``Scale``)."""
 
     reads: ClassVar[tuple[str, ...]] = ("none", "path")
     """The scales of the hyper-models that it takes by name."""
 
     method: Literal["known"] = "known"
     hypermodel: str | None = None
-    variant: Literal["path", "wnn"] | None = None
+    fetch: bool = True
+    variant: Literal["path"] | None = None
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:
+        if not self.fetch and self.hypermodel != RELEASED:
+            raise ValueError(f"fetch: got false; allowed: true, or hypermodel: {RELEASED}, for no other is fetched")
         if self.hypermodel and self.variant and "variant" in self.model_fields_set:
             raise ValueError("variant: of the pipeline's own hyper-model, so not with hypermodel")
         return self
@@ -248,7 +252,7 @@ class Known(PathPredictor):
             return None
         from know.prediction.released import missing
 
-        return missing()
+        return missing(self.fetch)
 
     @cached_property
     def model(self) -> HyperModel:
@@ -258,7 +262,7 @@ class Known(PathPredictor):
         if self.hypermodel == RELEASED:
             from know.prediction.released import released
 
-            return released()
+            return released(self.fetch)
         return load_hypermodel(self.hypermodel or paths.HYPERMODEL / (self.variant or ""))
 
     def check(self, history_length: int | None = None) -> None:
@@ -293,7 +297,7 @@ class Wnn(Known):
     reads: ClassVar[tuple[str, ...]] = ("wnn",)
 
     method: Literal["wnn"] = "wnn"  # type: ignore[assignment]
-    variant: Literal["path", "wnn"] | None = "wnn"
+    variant: Literal["wnn"] | None = "wnn"  # type: ignore[assignment]
 
 
 class LinearMap(PathPredictor):

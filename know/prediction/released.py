@@ -31,9 +31,12 @@ class MissingError(ValueError):
     """The released hyper-model cannot be had. The message is one line: what was tried, and where to place it."""
 
 
-@lru_cache(maxsize=1)
-def released() -> HyperModel:
+@lru_cache(maxsize=2)
+def released(fetch: bool = True) -> HyperModel:
     """The released hyper-model, S = 5.
+
+    Args:
+        fetch: from the authors' repository, if it is not here.
 
     Raises:
         MissingError: no source has it.
@@ -42,10 +45,10 @@ def released() -> HyperModel:
     own = os.environ.get(VARIABLE)
     for folder in [Path(own)] if own else [kept]:
         if wrong := _wrong(folder):
-            tried.append(f"folder {folder}: {wrong}")
+            tried.append(f"folder {_shown(folder)}: {wrong}")
         else:
             return import_keras(folder)
-    if not own:
+    if fetch and not own:
         try:
             _download(kept)
         except (OSError, ValueError) as error:
@@ -54,19 +57,24 @@ def released() -> HyperModel:
             return import_keras(kept)
     names = ", ".join(FILES.values())
     raise MissingError(
-        f"the released hyper-model cannot be had ({'; '.join(tried)}): place {names} of github.com/jjh6297/KNOW in {kept}, or name"
+        f"the released hyper-model cannot be had ({'; '.join(tried)}): place {names} of github.com/jjh6297/KNOW in {_shown(kept)}, or name"
         f" their folder in {VARIABLE}"
     )
 
 
-@lru_cache(maxsize=1)
-def missing() -> str | None:
+@lru_cache(maxsize=2)
+def missing(fetch: bool = True) -> str | None:
     """Why there is no released hyper-model, in a line; None if there is."""
     try:
-        released()
+        released(fetch)
     except MissingError as error:
         return str(error)
     return None
+
+
+def _shown(folder: Path) -> Path:
+    """As seen from the repository, so that a report says the same wherever that lies."""
+    return folder.relative_to(paths.ROOT) if folder.is_relative_to(paths.ROOT) else folder
 
 
 def _wrong(folder: Path) -> str | None:

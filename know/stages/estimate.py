@@ -131,7 +131,7 @@ def _source(params: Params) -> tuple[int, int]:
     try:
         pool = source_task(options).pool(torch.device("cpu"))
     except DataError:
-        return max(options.source_images, *options.headroom_images, 0), options.image_size or 32
+        return max(options.source_images, *options.headroom_images, 0), options.side or 32
     return len(pool) - options.validation_images, pool.shape[-1]
 
 

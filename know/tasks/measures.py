@@ -139,14 +139,14 @@ class Calibration:
 
 
 @torch.no_grad()
-def bleu(net: nn.Module, data: Images) -> float:
+def bleu(net: nn.Module, data: Images) -> float | None:
     """BLEU (Papineni et al., ACL 2002), share, 0 to 1, of the captions that ``net`` gives to images, word by most probable word,
-    against their own: of n-grams up to 4 words, or the longest caption if that is shorter."""
-    from torchmetrics.text import BLEUScore
-
+    against their own: of n-grams up to 4 words, or the longest caption if that is shorter. None of what has no captions."""
     net.eval()
     given, own = list[str](), list[str]()
     for images, tokens in data.batches(at_once(data)):
+        if kind_of(tokens) != "captioning":
+            return None
         said = torch.full((len(images), 1), START, device=images.device)
         for _ in range(tokens.shape[1] - 1):
             with autocast(images.device):
@@ -154,6 +154,8 @@ def bleu(net: nn.Module, data: Images) -> float:
             said = torch.cat([said, following], 1)
         given += map(_words, said.tolist())
         own += map(_words, tokens.tolist())
+    from torchmetrics.text import BLEUScore  # here, for it takes a second to load
+
     metric = BLEUScore(min(4, max(len(caption.split()) for caption in own)))
     return metric(given, [[caption] for caption in own]).item()
 

@@ -245,8 +245,7 @@ def transfer(job: TransferJob) -> Transferred:
     net, new = job.net(data)
     fine_tune(net, data, job.fine_tuning, job.seed, new)
     test = job.test()
-    captions = job.task.kind == "captioning"
-    return Transferred(outcome(net, validation), outcome(net, test), bleu(net, test) if captions else None)
+    return Transferred(outcome(net, validation), outcome(net, test), bleu(net, test))
 
 
 @dataclass(frozen=True)
