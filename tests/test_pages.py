@@ -12,10 +12,12 @@ from urllib.parse import unquote, urlparse
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 from selenium import webdriver
 
 from know import paths
 from know.figures.registry import Entry
+from know.figures.style import COLUMN, PAGE
 from know.report import pages
 from know.report.pages import Formulas, render_notebook
 
@@ -109,6 +111,10 @@ def test_the_committed_index_is_what_the_committed_files_make_and_opens_all_of_t
         assert set(copy.glob(pattern)) <= opened
 
 
+WIDTHS = {"reports": COLUMN, "other": PAGE}
+"""Of the figures of two profiles."""
+
+
 @pytest.fixture
 def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The reports of two profiles of two figures and two tables, of which one each is only linked."""
@@ -124,8 +130,10 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name in ("figures", "tables"):
             (folder / name).mkdir(parents=True)
         for figure in ("seen", "unseen"):
-            for ending in ("png", "pdf"):
-                (folder / "figures" / f"{figure}.{ending}").touch()
+            (folder / "figures" / f"{figure}.pdf").touch()
+            Image.new("L", (round(WIDTHS[folder.name] * 100), 80)).save(
+                folder / "figures" / f"{figure}.png", dpi=(100, 100)
+            )
         for table in ("main", "rest"):
             (folder / "tables" / f"{table}.csv").write_text(f"start,gain\n{table} of {folder.name},+0.1\n")
         (folder / "metrics.json").write_text("{}")
@@ -146,6 +154,7 @@ def test_the_index_opens_everything_of_every_profile_and_shows_what_is_to_be_sho
     assert links.ids == ["quick", "figure-seen", "table-main", "other", "other-figure-seen", "other-table-main"]
     text = page.read_text()
     assert "main of reports" in text and "main of other" in text and "rest of" not in text
+    assert re.findall(r'style="width: (\d+)%"', text) == ["67", "100"]  # of a column, of a page
     assert "a finding of reports" in text and "One &amp; two" in text
     back = [Links(file).targets[0] for file in sorted(reports.rglob("01_one.html"))]
     assert sorted(back) == ["../../index.html", "../index.html"]
@@ -154,6 +163,7 @@ def test_the_index_opens_everything_of_every_profile_and_shows_what_is_to_be_sho
 def test_the_index_says_of_a_profile_its_first_sentence_and_begins_with_the_result():
     assert pages.headline("cifar10").endswith("all labels, and the released hyper-model beside ours.")
     assert pages.headline("quick").endswith("125 images.") and pages.headline("mine") == "mine"
+    assert pages.header("mine") == {} and pages.header("quick")["command"] == "make repro"
     drawn = [entry.name for entry in pages.contents(paths.REPORTS, paths.REPORTS)["figures"]]
     assert drawn[0] == "gains" and drawn[-1] == "ablations" and set(drawn) <= set(pages.ORDER)
 

@@ -24,8 +24,10 @@ import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
+from PIL import Image
 
 from know.figures.registry import Entry
+from know.figures.style import PAGE
 from know.params import Params
 from know.paths import BUILD, NOTEBOOKS, REPORTS, ROOT, atomic
 from know.report.results import FIGURES, TABLES  # not from registry, for results knows the modules that register
@@ -153,6 +155,22 @@ def headline(name: str) -> str:
     return " ".join(line.removeprefix("# ") for line in lines).partition(". ")[0].removesuffix(".") + "."
 
 
+def header(name: str) -> dict[str, str]:
+    """What a profile says to expect: ``# time:   an hour``, by its key."""
+    file = PROFILES / f"{name}.yaml"
+    return dict(re.findall(r"^# (\w+): +(.+)$", file.read_text(), re.MULTILINE)) if file.exists() else {}
+
+
+def _shares(figures: Path) -> dict[str, str]:
+    """How much of the page's width each figure takes: a column's more than half, for letters of about one size."""
+    found = {}
+    for file in figures.glob("*.png"):
+        with Image.open(file) as image:
+            inches = image.width / image.info["dpi"][0]
+        found[file.stem] = f"{min(1, 1.4 * inches / PAGE):.0%}"
+    return found
+
+
 def contents(folder: Path, reports: Path) -> dict[str, Any]:
     """What the index shows of a profile's report."""
     name = "quick" if folder == reports else folder.name
@@ -166,10 +184,12 @@ def contents(folder: Path, reports: Path) -> dict[str, Any]:
     return {
         "name": name,
         "headline": headline(name),
+        "header": header(name),
         "path": "" if folder == reports else f"{folder.name}/",
         "notebooks": [(path.name, _heading(path)) for path in sorted((folder / "notebooks").glob("*.html"))],
         "findings": markdown2html(findings.read_text()) if findings.exists() else "",
         "figures": drawn,
+        "shares": _shares(figures),
         "tables": [
             {
                 "entry": entry,
