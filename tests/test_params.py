@@ -41,7 +41,7 @@ BAD = [
     ({"predict": {"methods": ["known", {"method": "linear", "name": "naive"}]}}, "predict.methods: got 'naive'; allowed: each", ""),
     ({"predict": {"methods": ["known", ["linear", "log"]]}}, "predict.methods: got 'linear' among others", "of one name"),
     ({"predict": {"controls": [{"control": "shrink_perturb", "of": "wnn", "shrink": 1, "perturb": 0.1}]}}, "predict.controls: got shrink_perturb of 'wnn'; allowed: of naive", "linear"),
-    ({"meta_train": {"variants": ["wnn"]}}, "predict.methods: got scale_free, of the variant 'path'; allowed: those in", "['wnn']"),
+    ({"meta_train": {"variants": ["wnn"]}, "predict": {"methods": ["known", {"method": "known", "variant": "path", "name": "scale_free"}]}}, "predict.methods: got scale_free, of the variant 'path'; allowed: those in", "['wnn']"),
     ({"predict": {"methods": ["known", "linear", "linear"]}}, "predict.methods: got 'linear'; allowed: each name once", ""),
     ({"predict": {"controls": ["shrink_perturb"]}}, "predict.controls.0.shrink_perturb.shrink: missing; it must be given", ""),
     ({"evaluate": {"fractions": [0.01]}}, "evaluate.fractions: got 0.01, which leaves 0 of 25 labels", "allowed:"),
