@@ -349,11 +349,14 @@ def _sized(params: Params, path: Path) -> Params:
         return params
     from know.models.build import input_size  # here, for that loads the library
 
-    if (side := input_size(params.forget.architecture)) is None:
-        raise ParamError(
-            f"{path.name}: downsize.image_size: got {LIBRARY}, but {params.forget.architecture} has no size of its own; allowed:"
-            " pixels, or null"
-        )
+    architecture = params.forget.architecture
+    asked = f"{path.name}: downsize.image_size: got {LIBRARY}, with forget.architecture = {architecture}"
+    try:
+        side = input_size(architecture)
+    except (ParamError, RuntimeError) as error:  # of the library's own
+        raise ParamError(f"{asked}, which cannot be asked: {' '.join(str(error).split())[:300]}") from None
+    if side is None:
+        raise ParamError(f"{asked}, which has no size of its own; allowed: pixels, or null")
     return params.model_copy(update={"downsize": params.downsize.model_copy(update={"image_size": side})})
 
 

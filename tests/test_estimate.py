@@ -11,6 +11,7 @@ from know.stages import __main__, estimate
 from know.stages.evaluate import SCRATCH, treated
 
 STATE = {"features.weight": torch.ones(2, 2)}
+NETWORK = estimate.Network("cnn", 1, 16, 10, 32, "none")
 
 
 def loaded(tmp_path: Path, **changes: dict) -> know_params.Params:
@@ -60,6 +61,21 @@ def test_the_networks_own_time_is_measured(micro, monkeypatch, capsys):
     assert [line.split(":")[0] for line in printed if not line.startswith(" ")] == [*__main__.TRAINING, "in all"]
 
 
+def test_an_image_s_time_is_measured_in_as_many_processes_as_will_run(micro, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        estimate, "map_all", lambda function, jobs, *_: asked.append(len(jobs)) or [0.001, 0.003][: len(jobs)]
+    )
+
+    def hours(jobs: int) -> float:
+        compute = micro.compute.model_copy(update={"jobs": jobs, "device": "cpu"})
+        *_, last = estimate.lines(micro.model_copy(update={"compute": compute}), __main__.TRAINING)
+        return float(last.split()[3])
+
+    monkeypatch.setattr(estimate, "works", lambda params: {"forget": [estimate.Work("training", 2, 3.6e9, NETWORK)]})
+    assert (hours(1), hours(2)) == (1000.0, 1000.0) and asked == [1, 2]
+
+
 def test_a_process_s_first_step_is_no_part_of_an_image_s_time(monkeypatch):
     """It loads a compiler, or starts a GPU: seconds, which would count as those of a few images."""
     now, calls = 0.0, []
@@ -71,5 +87,4 @@ def test_a_process_s_first_step_is_no_part_of_an_image_s_time(monkeypatch):
 
     monkeypatch.setattr(estimate, "fit", fit)
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: now)
-    network = estimate.Network("cnn", 1, 16, 10, 32, "none")
-    assert estimate.seconds_an_image(network) == pytest.approx(0.001)
+    assert estimate.seconds_an_image(NETWORK) == pytest.approx(0.001)

@@ -166,6 +166,18 @@ def test_a_new_head_is_made_by_the_library_where_it_has_a_way(monkeypatch):
     assert made == [9] and net.num_classes == 9 and head_of(net) is net.get_classifier()
 
 
+@pytest.mark.parametrize("name", ["timm:caformer_s18", "timm:shvit_s1"])
+def test_no_more_than_the_head_is_made_anew(name):
+    """Though the library makes layers or a norm beside it anew too."""
+    pytest.importorskip("timm")
+    net = build(name, 3, 7, 0)
+    before = state_of(net)
+    new_head(net, 9, 1)
+    after = state_of(net)
+    assert all(torch.equal(before[one], after[one]) for one in before if one not in head_names(net))
+    assert len(head_of(net).weight) == 9
+
+
 def test_input_sizes():
     pytest.importorskip("timm")
     sizes = [

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from know import figures, paths
 from know.figures.registry import FIGURES
-from know.params import ParamError, Params, load
+from know.params import ParamError, Params, load, sections
 
 sys.path.insert(0, str(paths.ROOT / "scripts"))
 import use_profile
@@ -194,6 +194,16 @@ def test_a_profile_is_valid_shrunk_too(path, tmp_path):
     whole, shrunk = (load(tmp_path / name).downsize for name in ("params.yaml", "shrunk.yaml"))
     assert shrunk.source_classes == whole.source_classes[:2]
     assert shrunk.downstream_classes == whole.downstream_classes[:2]
+
+
+def test_a_library_s_size_of_images_is_known_once_params_are_loaded(tmp_path):
+    pytest.importorskip("timm")
+    merged = tmp_path / "params.yaml"
+    merged.write_text(
+        use_profile.merged_text(paths.PARAMS.read_text(), paths.ROOT / "profiles" / "paper-pvtv2-cars.yaml")
+    )
+    params = load(merged)
+    assert params.downsize.side == 224 and sections(params, ["downsize"])["downsize"]["image_size"] == 224
 
 
 def test_the_papers_profile_asks_for_no_more_labels_than_there_are(tmp_path):

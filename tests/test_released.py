@@ -67,30 +67,26 @@ def test_it_is_fetched_where_it_can_be(folder, monkeypatch):
     assert sorted(path.name for path in (paths.RAW / "known-released").iterdir()) == sorted(FILES.values())
 
 
-def test_it_is_not_fetched_where_that_is_not_asked_for(folder, monkeypatch):
+def test_where_it_is_not_to_be_fetched_only_what_the_user_names_counts(folder, monkeypatch):
     monkeypatch.setattr(source, "ADDRESS", folder.as_uri() + "/{file}")
-    here = predictor("known", hypermodel="released", fetch=False)
-    assert (
-        here.missing.startswith("the released hyper-model cannot be had (folder ") and "repository" not in here.missing
-    )
-    assert predictor("known", hypermodel="released").missing is None  # and now it is here
+    asked = predictor("known", hypermodel="released", fetch=False)
+    assert predictor("known", hypermodel="released").missing is None  # fetched, and now in data/raw
+    assert asked.missing.startswith("KNOW_RELEASED names no folder with KNOWN_Conv.h5, ")
+    monkeypatch.setenv(source.VARIABLE, str(folder))
     source.missing.cache_clear()
-    assert here.missing is None and here.model.history_length == 5
+    source.released.cache_clear()
+    assert asked.missing is None and asked.model.history_length == 5
     with pytest.raises(ValueError, match=r"^known: fetch: got false; allowed: true, or hypermodel: released"):
         predictor("known", fetch=False)
 
 
-def test_the_default_has_it_only_where_it_is(folder, monkeypatch):
+def test_the_default_has_it_only_where_the_user_names_it(folder, monkeypatch):
+    monkeypatch.setattr(source, "ADDRESS", folder.as_uri() + "/{file}")
     given = load().predict
-    assert set(given.methods_by_name) - set(given.runnable) == {"released"} and given.judged == given.candidate
+    assert set(given.methods_by_name) - set(given.runnable) == {"released"}
     monkeypatch.setenv(source.VARIABLE, str(folder))
     source.missing.cache_clear()
-    assert "released" in given.runnable
-
-
-def test_a_report_says_the_same_of_it_wherever_the_repository_lies(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    assert str(tmp_path) not in source.missing() and "in raw/known-released, or name" in source.missing()
+    assert set(given.methods_by_name) == set(given.runnable)
 
 
 def test_without_it_what_needs_it_is_left_out_and_said(monkeypatch):

@@ -176,10 +176,10 @@ def test_a_captioner_that_knows_every_word_says_them_all():
     data, net = captions(), Captioner()
     torch.manual_seed(0)
     data = data.select(torch.arange(1, 10))  # of one length
-    assert bleu(net, data) < 0.9
+    assert bleu(net, data, "captioning") < 0.9
     fit(net, data, Recipe(200, 10, 0.05), seed=0)
-    assert outcome(net, data).accuracy == 1 and bleu(net, data) == pytest.approx(1)
-    assert bleu(Pixelwise(), scenes()) is None  # which have no captions
+    assert outcome(net, data).accuracy == 1 and bleu(net, data, "captioning") == pytest.approx(1)
+    assert bleu(Pixelwise(), scenes(), "segmentation") is None
 
 
 def test_weight_decay_is_adamw():

@@ -116,9 +116,12 @@ def _outputs(net: nn.Module) -> int:
 
 
 def _replace_head(net: nn.Module, outputs: int) -> None:
-    """As the network's library does it, if it has a way: timm's; else by a layer as the old one is."""
+    """As the network's library does it, if it has a way: timm's, less what that makes anew beside the last layer; else by a layer
+    as the old one is."""
     if callable(reset := getattr(net, "reset_classifier", None)):
+        body = {name: tensor for name, tensor in net.state_dict().items() if name not in head_names(net)}
         reset(outputs)
+        load_weights(net, body | {name: net.state_dict()[name] for name in head_names(net)}, "the body")
         return
     old: Any = head_of(net)
     bias = old.bias is not None

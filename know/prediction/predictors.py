@@ -227,8 +227,8 @@ class TSV(Extrapolation):
 
 class Known(PathPredictor):
     """The paper's method: a meta-trained KNOWN for each kind, from ``hypermodel``: a shipped one's name, a folder, or
-    "released", the authors' (``know.prediction.released``), which is fetched where it is not here, unless ``fetch`` is false. None
-    is the pipeline's own, or its ``variant`` "path", trained on paths in a frame of their own (``Scale``)."""
+    "released", the authors' (``know.prediction.released``), which ``fetch`` says to look for further than where the user says it
+    is. None is the pipeline's own, or its ``variant`` "path", trained on paths in a frame of their own (``Scale``)."""
 
     reads: ClassVar[tuple[str, ...]] = ("none", "path")
     """The scales of the hyper-models that it takes by name."""
@@ -297,7 +297,7 @@ class Wnn(Known):
     reads: ClassVar[tuple[str, ...]] = ("wnn",)
 
     method: Literal["wnn"] = "wnn"  # type: ignore[assignment]
-    variant: Literal["wnn"] | None = "wnn"  # type: ignore[assignment]
+    variant: Literal["wnn"] = "wnn"  # type: ignore[assignment]
 
 
 class LinearMap(PathPredictor):

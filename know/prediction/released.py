@@ -36,28 +36,32 @@ def released(fetch: bool = True) -> HyperModel:
     """The released hyper-model, S = 5.
 
     Args:
-        fetch: from the authors' repository, if it is not here.
+        fetch: where no folder is named, look further; else that alone is where it may be, so that nothing but what a user says
+            decides whether it is there.
 
     Raises:
         MissingError: no source has it.
     """
-    kept, tried = paths.RAW / "known-released", []
+    kept, tried, names = paths.RAW / "known-released", [], ", ".join(FILES.values())
     own = os.environ.get(VARIABLE)
+    if not own and not fetch:
+        raise MissingError(
+            f"{VARIABLE} names no folder with {names} of github.com/jjh6297/KNOW (with fetch: true they are fetched)"
+        )
     for folder in [Path(own)] if own else [kept]:
         if wrong := _wrong(folder):
-            tried.append(f"folder {_shown(folder)}: {wrong}")
+            tried.append(f"folder {folder}: {wrong}")
         else:
             return import_keras(folder)
-    if fetch and not own:
+    if not own:
         try:
             _download(kept)
         except (OSError, ValueError) as error:
             tried.append(f"the authors' repository: {' '.join(str(error).split())[:160]}")
         else:
             return import_keras(kept)
-    names = ", ".join(FILES.values())
     raise MissingError(
-        f"the released hyper-model cannot be had ({'; '.join(tried)}): place {names} of github.com/jjh6297/KNOW in {_shown(kept)}, or name"
+        f"the released hyper-model cannot be had ({'; '.join(tried)}): place {names} of github.com/jjh6297/KNOW in {kept}, or name"
         f" their folder in {VARIABLE}"
     )
 
@@ -70,11 +74,6 @@ def missing(fetch: bool = True) -> str | None:
     except MissingError as error:
         return str(error)
     return None
-
-
-def _shown(folder: Path) -> Path:
-    """As seen from the repository, so that a report says the same wherever that lies."""
-    return folder.relative_to(paths.ROOT) if folder.is_relative_to(paths.ROOT) else folder
 
 
 def _wrong(folder: Path) -> str | None:

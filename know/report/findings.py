@@ -139,7 +139,12 @@ def why(results: Results) -> list[str]:
     if tuned := _tuned(results):
         lines.append(f"Each at its own learning rate, against naïve transfer at its own: {tuned}.")
     methods = results.params.predict.methods_by_name
-    absent = {name: own[0].missing for name, own in methods.items() if name not in results.params.predict.runnable}
+    ran = set(results["transfer"].method)
+    absent = {
+        name: own[0].missing or "it could not be had when predictions were made"
+        for name, own in methods.items()
+        if name not in ran
+    }
     return lines + [f"Left out: {label(name)}, for {reason}." for name, reason in absent.items()]
 
 

@@ -3,7 +3,7 @@
     python -m know.stages --estimate
 
 An image counts each time that a net is trained on it; one that is only looked at, as a third. How long it takes is measured with
-the network itself, on random images, on the device. What the store of runs has already is not subtracted.
+the network itself, on random images, on the device, on a CPU in as many processes as will run. What the store of runs has already is not subtracted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from statistics import mean
 
 import torch
 
@@ -215,7 +216,9 @@ def lines(params: Params, stages: Collection[str]) -> Iterator[str]:
     compute = params.compute.alone  # of a run that several processes share, it says what one would take
     jobs = jobs_of(compute)
     device = device_of(compute)
-    at_once = jobs if device.type == "cpu" else 1  # processes that share a GPU share its speed as well
+    at_once = (
+        jobs if device.type == "cpu" else 1
+    )  # processes that share a GPU share its speed as well, two cores not quite
     where = f"in {jobs} process{'es' if jobs > 1 else ''} on {device}"
     hours, size = 0.0, 0.0
     seconds: dict[Network, float] = {}
@@ -224,7 +227,7 @@ def lines(params: Params, stages: Collection[str]) -> Iterator[str]:
         if not parts:
             continue
         for network in {part.network for part in parts} - seconds.keys():
-            (seconds[network],) = map_all(seconds_an_image, [network], compute, "probe")
+            seconds[network] = mean(map_all(seconds_an_image, [network] * at_once, compute, "probe"))
         spent = [part.images * seconds[part.network] / at_once / 3600 for part in parts]
         disk = sum(part.kept * part.network.bytes for part in parts)
         hours, size = hours + sum(spent), size + disk

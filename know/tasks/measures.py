@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from know.data.images import Images, Samples
 from know.data.names import END, IGNORED, PAD, START
 from know.tasks.loss import autocast, kind_of, scored
+from know.tasks.options import Kind
 
 AT_ONCE, PIXELS = 500, 1 << 22
 """The most images, and the most of their pixels, that are measured at once."""
@@ -139,14 +140,14 @@ class Calibration:
 
 
 @torch.no_grad()
-def bleu(net: nn.Module, data: Images) -> float | None:
+def bleu(net: nn.Module, data: Images, kind: Kind) -> float | None:
     """BLEU (Papineni et al., ACL 2002), share, 0 to 1, of the captions that ``net`` gives to images, word by most probable word,
-    against their own: of n-grams up to 4 words, or the longest caption if that is shorter. None of what has no captions."""
+    against their own: of n-grams up to 4 words, or the longest caption if that is shorter. None in a task without captions."""
+    if kind != "captioning":
+        return None
     net.eval()
     given, own = list[str](), list[str]()
     for images, tokens in data.batches(at_once(data)):
-        if kind_of(tokens) != "captioning":
-            return None
         said = torch.full((len(images), 1), START, device=images.device)
         for _ in range(tokens.shape[1] - 1):
             with autocast(images.device):

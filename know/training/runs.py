@@ -245,7 +245,7 @@ def transfer(job: TransferJob) -> Transferred:
     net, new = job.net(data)
     fine_tune(net, data, job.fine_tuning, job.seed, new)
     test = job.test()
-    return Transferred(outcome(net, validation), outcome(net, test), bleu(net, test))
+    return Transferred(outcome(net, validation), outcome(net, test), bleu(net, test, job.task.kind))
 
 
 @dataclass(frozen=True)
