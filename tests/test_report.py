@@ -15,6 +15,7 @@ from know.analysis.statistics import Estimate, Interval
 from know.analysis.text import grid, number, p_text, percent, points, ratio_text
 from know.figures.registry import FIGURES, TABLES
 from know.params import Params
+from know.prediction.released import missing
 from know.report import findings, pages, writing
 from know.report.metrics import metrics
 from know.report.results import Results
@@ -204,6 +205,16 @@ def test_a_gate_that_is_closed_is_a_warning(given):
     assert re.match(r"WARNING: naïve transfer does not clearly beat training from scratch: -(0\.9|1\.0) ", lines[3])
     assert findings.result(results)[0].startswith("**KNOWN ×4 cannot be judged, for there is no headroom**")
     assert all("(no headroom, " in line for line in findings.controls(results)[:-1])
+
+
+def test_a_method_that_did_not_run_is_said_to_be_left_out(given, monkeypatch):
+    """The synthetic tables have two of the default's methods not: one for a reason."""
+    monkeypatch.delenv("KNOW_RELEASED", raising=False)
+    missing.cache_clear()
+    released, linear_map = [line for line in findings.why(of(given)) if line.startswith("Left out")]
+    assert released.startswith("Left out: released KNOWN, for KNOW_RELEASED names no folder with KNOWN_Conv.h5, ")
+    assert linear_map.startswith("Left out: meta-trained linear map, for it could not be had when ")
+    missing.cache_clear()
 
 
 @pytest.mark.parametrize(("epochs", "words"), [(1, "Θ₀ is trained for 1 epoch,"), (2, "Θ₀ is trained for 2 epochs,")])
