@@ -26,6 +26,7 @@ NAMES: dict[str, Name] = {
     "known": Name("KNOWN"),
     "scale_free": Name("scale-free KNOWN"),
     "wnn": Name("WNN"),
+    "shipped": Name("shipped KNOWN"),
     "linear_map": Name("meta-trained linear map"),
     "linear": Name("linear"),
     "log": Name("logarithmic"),

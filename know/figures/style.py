@@ -59,6 +59,7 @@ LOOKS: dict[str, Look] = {
     "more_data": Look(GREEN, "--", "*"),
     "known": Look(RED, "-", "o"),
     "released": Look(RED, "--", "D"),
+    "shipped": Look(RED, ":", "v"),
     "linear_map": Look(BLUE, "-.", ">"),
     "direction_only": Look(ORANGE, "-.", "d"),
     "sham": Look(BLACK, ":", "s"),
