@@ -16,6 +16,7 @@ import nbformat
 import pytest
 from dvc.utils.hydra import apply_overrides
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
@@ -152,6 +153,17 @@ def test_the_lock_holds_all_that_is_installed_for_the_project():
             if needed.marker is None or any(needed.marker.evaluate({"extra": e}) for e in requirement.extras or {""}):
                 todo.append(needed)
     assert {name: metadata.version(name) for name, _ in seen} == {name: LOCK[name] for name, _ in seen}
+
+
+@pytest.mark.parametrize("name", sorted(LOCK))
+def test_a_locked_version_allows_every_python_that_the_project_does(name):
+    """`make lock` takes the newest that its own Python may have: a Debian's older patch of the same release would refuse it."""
+    try:
+        needs = metadata.metadata(name)["Requires-Python"]
+    except metadata.PackageNotFoundError:
+        pytest.skip("of another platform")
+    least = PROJECT["requires-python"].removeprefix(">=")
+    assert SpecifierSet(needs or "").contains(f"{least}.0")
 
 
 # --- profiles -------------------------------------------------------------------------------------------------------
