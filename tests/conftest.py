@@ -3,8 +3,10 @@
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from know import paths
 from know.data.images import ImageSet
 
 # How long an example takes says how busy the machine is.
+T = TypeVar("T")
 settings.register_profile("suite", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
@@ -96,6 +99,15 @@ def write_params(path: Path, changes: dict, base: Path = paths.PARAMS) -> None:
     _merge(values, changes)
     with path.open("w") as file:
         yaml.dump(values, file)
+
+
+def until(found: Callable[[], T]) -> T:
+    """What ``found`` gives once it is true, which must be within ten seconds."""
+    begun = time.monotonic()
+    while not (value := found()):
+        assert time.monotonic() - begun < 10
+        time.sleep(0.05)
+    return value
 
 
 def copy_to(root: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import until
 from safetensors.numpy import save_file
 
 from know import paths
@@ -172,9 +173,6 @@ def test_a_worker_ends_with_its_parent_and_leaves_nothing(tmp_path, end):
     parent, worker = writer(PARENT.format(child=child), tmp_path / "a")
     assert len(names(tmp_path)) == 1
     os.kill(*((parent.pid, end) if end else (worker, signal.SIGTERM)))
-    begun = time.monotonic()
-    while names(tmp_path):
-        assert time.monotonic() - begun < 10
-        time.sleep(0.05)
+    until(lambda: not names(tmp_path))
     parent.kill()
     parent.communicate()

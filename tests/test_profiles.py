@@ -8,16 +8,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import copy_to, write_params
+from conftest import copy_to, until, write_params
 from layouts import write
 from warm import READY
 
@@ -31,7 +29,6 @@ from know.weights.files import save_state
 sys.path.insert(0, str(paths.ROOT / "scripts"))
 import use_profile
 
-T = TypeVar("T")
 pytest.importorskip("timm")
 SMALLER: dict[str, dict[str, object]] = {
     "paper-resnet18": {
@@ -162,16 +159,7 @@ def test_what_is_asked_of_the_warm_python_ends_with_its_caller_and_says_how_it_e
     os.kill(caller.pid if killed == "caller" else pid, how)
     code = caller.wait(timeout=20)
     assert code == (-how if killed == "caller" and how == signal.SIGKILL else 128 + how)
-    assert until(lambda: not Path(f"/proc/{pid}").exists())
-
-
-def until(found: Callable[[], T]) -> T:
-    """What ``found`` gives once it is true."""
-    deadline = time.monotonic() + 20
-    while not (value := found()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert value
-    return value
+    until(lambda: not Path(f"/proc/{pid}").exists())
 
 
 @pytest.mark.long

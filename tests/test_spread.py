@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from conftest import write_params
+from conftest import until, write_params
 from torch import Tensor, nn
 
 from know import params, paths
@@ -180,10 +180,7 @@ def test_none_outlives_the_process_that_it_works_for(tmp_path):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    until = time.monotonic() + 10
-    while any(map(psutil.pid_exists, begun(marks))):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    until(lambda: not any(map(psutil.pid_exists, begun(marks))))
 
 
 def test_runs_that_are_not_long_are_not_spread(tmp_path):
