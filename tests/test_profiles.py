@@ -31,13 +31,19 @@ import use_profile
 
 pytest.importorskip("timm")
 SMALLER: dict[str, dict[str, object]] = {
-    "paper-resnet18": {
-        "downsize": {"image_size": 8},  # at full resolution in every layer
+    "paper-resnet18": {"downsize": {"image_size": 8}},  # at full resolution in every layer
+    "paper-pvtv2-cifar100": {  # the smallest network
         "predict": {"controls": [{"control": "shrunk", "per": "tensor"}, "direction_only", "repeated"], "steps": 2},
-        "evaluate": {"tuned": ["naive"], "learning_rates": [0.0008]},
+        "evaluate": {"tuned": ["naive"], "learning_rates": [0.0002]},
     },
 }
 """What is smaller here than the documented override makes it, or there again to be looked at."""
+FASTER = {
+    "MKL_CBWR": "AUTO",  # the processor's own matrix products, whose bits nothing here is compared with
+    "MALLOC_MMAP_THRESHOLD_": str(2**31 - 1),  # the C library keeps a tensor's memory for the next
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+}
+"""Half of the time that predictions of large networks take."""
 PRETRAINED = "paper-pacs"
 """Begins with a checkpoint of a thousand classes, as the library's own are; the others with fresh weights, for those are not here."""
 FIRST = ("paper-pacs", "paper-segmentation")
@@ -71,7 +77,8 @@ def write_set(name: str, raw: Path) -> None:
 @pytest.fixture(scope="module")
 def warm() -> Iterator[Path]:
     """The folder of a ``python`` that has loaded the libraries, and computes as any."""
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PYTHONHASHSEED": "0"}
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | FASTER
+    variables |= {"PYTHONHASHSEED": "0"}
     with tempfile.TemporaryDirectory(prefix="know-") as folder:  # where a socket's address is short enough
         command = [sys.executable, str(Path(__file__).with_name("warm.py")), folder]
         server = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -91,7 +98,7 @@ def experiments(
     own = [item for item in request.session.items if item.path == Path(__file__)]
     asked = [getattr(item, "callspec", None) for item in own if "experiments" in getattr(item, "fixturenames", ())]
     profiles = sorted(
-        {"paper-resnet18" if one is None else one.params["profile"] for one in asked},
+        {"paper-pvtv2-cifar100" if one is None else one.params["profile"] for one in asked},
         key=lambda profile: (profile.startswith("paper-pvtv2"), profile),  # those that take longest come first
     )
     folder, sets = tmp_path_factory.mktemp("profiles"), set()
@@ -112,7 +119,7 @@ def experiments(
         write_set(name, folder / "raw")
     # The store is one, for some share a path, and all the meta-dataset.
     places = {"KNOW_DATA": folder / "raw", "KNOW_RUNS": folder / "runs", "KNOW_RELEASED": folder / "nowhere"}
-    changed = {name: str(place) for name, place in places.items()}
+    changed = FASTER | {name: str(place) for name, place in places.items()}
     changed["PATH"] = f"{warm}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
     def reproduced(copy: Path) -> None:
@@ -163,11 +170,9 @@ def test_what_is_asked_of_the_warm_python_ends_with_its_caller_and_says_how_it_e
 
 
 @pytest.mark.long
-def test_the_papers_resnet_makes_no_step_that_none_needs(experiments):
-    """For each is 45 MB."""
-    folder = experiments["paper-resnet18"]
+def test_a_large_network_s_path_makes_no_step_that_none_needs(experiments):
+    folder = experiments["paper-pvtv2-cifar100"]
     transfer = pd.read_csv(folder / "data" / "results" / "transfer.csv")
-    assert set(transfer.arch) == {"resnet18-released"} and set(transfer.source) == {"cifar100:0-1"}
     assert {"scratch", "naive", "known", "linear", "shrunk", "direction_only", "repeated", "naive_tuned"} <= set(
         transfer.method
     )
