@@ -189,6 +189,10 @@ def test_recovery_of_a_known_share():
             assert (ratio.value, ratio.low, ratio.high) == pytest.approx((truth, truth, truth), abs=1e-6)
     flat = comparisons(transfer({**ORACLE, ("more_data", 1): 0.0}, noise=0.01))
     assert not flat.recovery(Start("known", 1)).bounded
+    harmed = comparisons(
+        transfer({**ORACLE, ("more_data", 1): -0.05}, noise=0.001)
+    )  # two losses are no share of a gain
+    assert not harmed.recovery(Start("known", 1)).bounded
     assert comparisons(transfer({("naive", 0): 0, ("known", 1): 0.01})).recovery(Start("known", 1)) is None
 
 

@@ -417,3 +417,31 @@ def test_samples_are_images_of_each_class():
     figure = figures.samples(task, task, count=2)
     assert figure.axes[0].images[0].get_array().shape == (24, 16)
     assert [tick.get_text() for tick in figure.axes[1].get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_a_task_of_many_classes_shows_the_first_and_no_legend():
+    many = ImageSet(torch.zeros(60, 1, 8, 8, dtype=torch.uint8), torch.arange(60) % 30, tuple(map(str, range(30))))
+    assert figures.samples(many, many, count=2).axes[0].images[0].get_array().shape == (12 * 8, 16)
+    rows = [(0, f"D_{k}", str(c), 64 >> k) for k in range(5) for c in range(30)]
+    table = pd.DataFrame(rows, columns=["source_seed", "subset", "class", "images"])
+    (axes,) = Results(load(), {"downsize": table}).figure("downsizing").axes
+    assert axes.get_legend() is None and max(patch.get_width() for patch in axes.patches) == 30 * 64
+
+
+@pytest.mark.parametrize("mode", ["sequential", "restart"])
+def test_the_schematic_shows_the_way_of_forgetting(mode):
+    params = load()
+    forget = params.forget.model_copy(update={"mode": mode})
+    (axes,) = Results(params.model_copy(update={"forget": forget}), {}).figure("schematic").axes
+    said = " ".join(text.get_text() for text in axes.texts)
+    assert ("from the initial weights" in said) == (mode == "restart")
+    assert sum(text.get_text() == "$D_{0}$" for text in axes.texts) == (mode == "restart")  # Θ_0 has one of its own
+
+
+def test_an_interval_that_the_limits_cut_has_an_arrow():
+    figure, axes = plt.subplots()
+    values = pd.DataFrame({"method": "linear", "steps": 1, "value": [-5.0, 0.0, 1.0], "chosen": True})
+    style.forest(axes, values, 0.95, (-3.0, 20.0))
+    assert [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "<"] == [-3.0]
+    assert not [line for line in axes.lines if line.get_marker() == ">"]
+    plt.close(figure)

@@ -11,6 +11,7 @@ from synthetic import CONTRASTS, HEADROOM, ORACLE, TRUTH, every_table, forgettin
 
 from know import params
 from know.analysis import ablations
+from know.analysis.starts import NAIVE, Start
 from know.analysis.statistics import Estimate, Interval
 from know.analysis.text import grid, number, p_text, percent, points, ratio_text
 from know.figures.registry import FIGURES, TABLES
@@ -88,7 +89,7 @@ def test_a_grid_fills_its_gaps():
 
 def test_the_main_table_has_a_row_a_start_and_a_column_an_amount_of_data(given):
     table = of(given, noise=0.0).table("main").set_index("start")
-    assert list(table) == ["×2", "×4", "×8", "chosen", "verdict"] and 8 <= len(table) <= 10
+    assert list(table) == ["×2", "×4", "×8", "judged", "verdict"] and 8 <= len(table) <= 10
     assert list(table.loc["KNOWN"]) == ["+1.0 ± 0.0", "+1.5 ± 0.0", "+2.0 ± 0.0", "×4: +1.5 ± 0.0", "better"]
     assert list(table.loc["Θ₀ × λ"]) == ["", "", "", "+2.0 ± 0.0", "better"]
     assert "naïve transfer (Θ₀)" not in table.index and "Θ₀ trained on, same compute" not in table.index
@@ -205,6 +206,19 @@ def test_a_gate_that_is_closed_is_a_warning(given):
     assert re.match(r"WARNING: naïve transfer does not clearly beat training from scratch: -(0\.9|1\.0) ", lines[3])
     assert findings.result(results)[0].startswith("**KNOWN ×4 cannot be judged, for there is no headroom**")
     assert all("(no headroom, " in line for line in findings.controls(results)[:-1])
+
+
+@pytest.mark.parametrize(("margin", "said"), [(0.075, True), (0.01, False)])
+def test_a_margin_wider_than_the_headroom_is_said_to_be_so(given, margin, said):
+    report = given.report.model_copy(update={"margin": margin})
+    results = of(given.model_copy(update={"report": report}), {**TRUTH, ("more_data", 1): 0.01})
+    assert any(line.startswith("The margin is wider") for line in findings.gate(results)) == said
+    assert ("which is less" in findings.summary(results)[1]) == said
+
+
+def test_a_comparison_of_the_same_runs_has_no_verdict(given):
+    found = of(given, {**TRUTH, ("linear", 1): 0.0}, 0.0).comparisons
+    assert findings.told(found.of(Start("linear", 1), NAIVE)) == "+0.0 points (the same runs)"
 
 
 def test_a_method_that_did_not_run_is_said_to_be_left_out(given, monkeypatch):
@@ -347,7 +361,7 @@ def test_a_run_without_oracle_and_measurements_says_less(given, tmp_path, monkey
     }.items():
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     results = Results.read(given, folder=tmp_path)
-    assert results.show("selection") == "selection: not measured in this run" and results.table("oracle_source") is None
+    assert results.show("selection").data == "*Not measured: selection.*" and results.table("oracle_source") is None
     lines = findings.findings(results)
     assert "Headroom is not known: no net was really trained on more data." in lines and findings.oracle(results) == []
     assert list(metrics(results)["contrasts"]) == ["known-naive"] and len(results.claims) >= 10

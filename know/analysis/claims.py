@@ -198,8 +198,10 @@ def _every_network(e: Evidence) -> Finding:
 @claim("Prediction takes 2.67e-7 s a parameter, by 9,425 weights a kind", "2.67e-7 s, ResNet18")
 def _prediction_time(e: Evidence) -> Finding:
     count = sum(parameter.numel() for parameter in KNOWN(history_length=5).parameters())
-    found = _measured(e, PREDICTION_TIME, 2.67e-7, "s")
-    return found if count == 9425 else Finding(f"{count:,} weights", "does not hold")
+    values = e.cost.value[e.cost.quantity == PREDICTION_TIME]
+    if count != 9425 or values.empty:
+        return Finding(f"{count:,} weights", "not tested" if count == 9425 else "does not hold")
+    return Finding(f"{float(values.iloc[0]):.3g} s, on another machine", "not tested")
 
 
 @claim("Forgetting costs (1 - r^(S-1))/(1 - r) of a training, no more", "1.88 at r = 0.5, S = 5")

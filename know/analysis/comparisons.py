@@ -87,7 +87,7 @@ class Comparisons:
     *gate*: the net that was really trained on most data with naïve transfer; *pair*: naïve transfer with scratch; *contrasts*: those named in params.yaml;
     *controls*: the candidate with every other start at its chosen candidate; *starts*: every start and step with naïve
     transfer; *tuned*: starts with naïve transfer, each at its own best learning rate; *crossed*: starts made under another rule
-    for BatchNorm with naïve transfer under that rule; *data*: what other amounts of real data gain, the candidate's first step with the real Θ_{-1}, and its last step with its first.
+    for BatchNorm with naïve transfer under that rule and under its own, and the candidate with the others under its rule; *data*: what other amounts of real data gain, the candidate's first step with the real Θ_{-1}, and its last step with its first.
     """
 
     def __init__(
@@ -121,6 +121,8 @@ class Comparisons:
         self.gate = self._family("gate", [(self.real, NAIVE)]).get((self.real, NAIVE))
         """The headroom; None where no net was really trained on more data: then it is not known, and comparisons are judged."""
         self.headroom = self.gate is None or self.gate.verdict == "better"
+        self.narrow = self.gate is not None and self.headroom and self.gate.gain.mean < self.margin
+        """Whether really more data gains less than the margin."""
 
         tried = [start for start in self.starts if start.role in ("method", "control")]
         own, steps = self.chosen.get(candidate), [start for start in tried if start.name == candidate]
@@ -132,9 +134,7 @@ class Comparisons:
         self._family("starts", [(start, NAIVE) for start in tried])
         tuned = [start for start in chosen.values() if start.role == "tuned" and start.name != NAIVE_TUNED]
         self._family("tuned", [(start, chosen[NAIVE_TUNED]) for start in tuned if NAIVE_TUNED in chosen])
-        bases = [start for (name, _), start in self.crossed.items() if name == NAIVE.name]
-        pairs = [(one, base) for one in self.crossings for base in [self.alike(one)] if base is not None]
-        self._family("crossed", [*pairs, *((base, NAIVE) for base in bases)])
+        self._family("crossed", self._crossed_pairs([start for start in every if start.rule]))
         real = [(start, NAIVE) for start in self.starts if start.role == "oracle"]
         grown = [(steps[0], MORE_DATA), *([(steps[-1], steps[0])] if len(steps) > 1 else [])] if own else []
         self._family("data", [*real, *grown])
@@ -149,11 +149,21 @@ class Comparisons:
 
     @property
     def crossings(self) -> list[Start]:
-        """The candidates that were made under two rules for BatchNorm: under each that is not naïve transfer's own, and, if theirs
-        is not, under naïve transfer's."""
+        """The starts, naïve transfer apart, that were made under two rules for BatchNorm: under each that is not naïve transfer's
+        own, and, if theirs is not, under naïve transfer's."""
         crossed = [start for (name, _), start in self.crossed.items() if name != NAIVE.name]
         own = [self.chosen[one.name] for one in crossed if one.name in self.chosen]
         return [start for start in own if self.alike(start) != NAIVE] + crossed
+
+    def _crossed_pairs(self, crossed: Sequence[Start]) -> list[tuple[Start, Start]]:
+        """Each start of two rules with naïve transfer treated alike; the candidate also with the others that are treated as it is,
+        and with naïve transfer under that one's own rule."""
+        every = dict.fromkeys([*self.crossings, *(one for one in crossed if one.name == self.candidate)])
+        own, others = ([one for one in every if (one.name == self.candidate) == mine] for mine in (True, False))
+        alike = [(one, base) for one in every if (base := self.alike(one)) is not None]
+        beside = [(one, other) for other in others if (one := self.crossed.get((self.candidate, other.rule)))]
+        bases = [one for one in crossed if one.name == NAIVE.name]
+        return [*alike, *beside, *((one, NAIVE) for one in (*own, *bases))]
 
     def alike(self, start: Start) -> Start | None:
         """Naïve transfer under the start's rule for BatchNorm; None if it was not run."""
@@ -214,9 +224,12 @@ class Comparisons:
         return best, tried[best], len(tried)
 
     def recovery(self, start: Start) -> Interval | None:
-        """Which share of the real Θ_{-1}'s gain over naïve transfer a start has; None without a real Θ_{-1}."""
+        """Which share of the real Θ_{-1}'s gain over naïve transfer a start has, without bounds if that gains nothing; None without
+        a real Θ_{-1}."""
         if MORE_DATA not in self.starts:
             return None
         three = self.runs.loc[[start, NAIVE, MORE_DATA]].dropna(axis=1)
         units = three.T.groupby(level="source_seed").mean()
+        if units[MORE_DATA].mean() <= units[NAIVE].mean():
+            return Interval(float("nan"), float("-inf"), float("inf"), len(units))
         return recovery(units[start], units[NAIVE], units[MORE_DATA], self.confidence) if len(units) else None

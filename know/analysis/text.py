@@ -48,6 +48,11 @@ def ratio_text(ratio: Interval) -> str:
     return f"{value} ({low} to {high})"
 
 
+def listed(words: Sequence[str]) -> str:
+    """ "one", "one and two", "one, two and three"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def grid(
     cells: Mapping[tuple[object, str], str], heading: str | Sequence[str], columns: Sequence[str] = (), gap: str = NONE
 ) -> pd.DataFrame:

@@ -13,10 +13,12 @@ Knowledge is what is left: the candidate beats them all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from know.analysis.comparisons import NAIVE_TUNED, Comparison, Comparisons
-from know.analysis.starts import NAIVE, TUNED
+from know.analysis.starts import NAIVE, TUNED, Start
+from know.analysis.text import listed
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,12 @@ class Test:
 
 @dataclass(frozen=True)
 class Why:
-    """``gain``: the candidate's over naïve transfer, None if it was not run. ``tests``: of the explanations that could be tested."""
+    """``gain``: the candidate's over naïve transfer, None if it was not run. ``tests``: of the explanations that could be tested.
+    ``elsewhere``: the same where both have BatchNorm under another rule, by that rule."""
 
     gain: Comparison | None
     tests: list[Test]
+    elsewhere: dict[str, Why] = field(default_factory=dict)
 
     @property
     def asked(self) -> bool:
@@ -52,27 +56,43 @@ class Why:
         if self.gain.verdict == "no headroom":
             return "no headroom: nothing is judged"
         if not self.asked:
-            return "there is no gain to explain"
+            others = [
+                f", but one where BatchNorm is {rule} in both" for rule, why in self.elsewhere.items() if why.asked
+            ]
+            return "there is no gain to explain" + "".join(others)
         if enough := list(dict.fromkeys(test.explanation for test in self.tests if test.suffices)):
-            return " and ".join(enough)
+            return listed(enough)
         lacking = {"rescaling", "the optimiser", "training time"} - {test.explanation for test in self.tests}
         return f"not decided: {', '.join(sorted(lacking))} not tested" if lacking else "knowledge"
 
 
 def why(found: Comparisons) -> Why:
     """Of the candidate."""
-    name = found.candidate
-    own = found.chosen.get(name)
-    tuned = found.chosen.get(name + TUNED)
-    tests = [
-        ("rescaling", "does it beat Θ₀ scaled to its norms?", found.named(name, "shrunk")),
-        ("rescaling", "does its direction, at Θ₀'s norms, beat naïve transfer?", found.named("direction_only", NAIVE.name)),
-        ("the optimiser", "does it gain where each has its own learning rate?", found.of(tuned, found.chosen.get(NAIVE_TUNED))),
-        ("training time", "does it beat the same prediction of a path without forgetting?", found.named(name, "sham")),
-    ]  # fmt: skip
+    name, tests, elsewhere = found.candidate, [], {}
+    tuned = found.of(found.chosen.get(name + TUNED), found.chosen.get(NAIVE_TUNED))
+    if tuned is not None:
+        tests.append(Test("the optimiser", "does it gain where each has its own learning rate?", tuned))
     for start in found.crossings:
-        if start.name == name:
+        alike = found.of(start, found.alike(start))
+        if start.name == name and alike is not None:
             asked = f"does it gain where BatchNorm is treated alike ({found.rule(start)})?"
-            tests.append(("BatchNorm", asked, found.of(start, found.alike(start))))
-    made = [Test(explanation, asked, one) for explanation, asked, one in tests if one is not None]
-    return Why(found.of(own, NAIVE), made)
+            tests.append(Test("BatchNorm", asked, alike))
+            if start.rule:
+                starts = {other: crossed for (other, rule), crossed in found.crossed.items() if rule == start.rule}
+                elsewhere[start.rule] = Why(alike, _tests(found, starts))
+    return Why(found.named(name, NAIVE.name), _tests(found, found.chosen) + tests, elsewhere)
+
+
+def _tests(found: Comparisons, starts: Mapping[str, Start]) -> list[Test]:
+    """Of these starts, by their names."""
+
+    def test(explanation: str, asked: str, one: str, other: str) -> list[Test]:
+        made = found.of(starts.get(one), starts.get(other))
+        return [] if made is None else [Test(explanation, asked, made)]
+
+    name = found.candidate
+    return [
+        *test("rescaling", "does it beat Θ₀ scaled to its norms?", name, "shrunk"),
+        *test("rescaling", "does its direction, at Θ₀'s norms, beat naïve transfer?", "direction_only", NAIVE.name),
+        *test("training time", "does it beat the same prediction of a path without forgetting?", name, "sham"),
+    ]

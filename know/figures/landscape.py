@@ -26,8 +26,8 @@ PAPER = LinearSegmentedColormap.from_list("paper", ["#FFFFFF", "#DDE3E8", "#9BA6
 
 @figure(
     "landscape",
-    "Source validation loss on the plane of the path's first two principal components, with the path and predictions from "
-    "Θ₀; only a shadow of each step lies on the plane, and the share that lies off it is in the legend.",
+    "Source validation loss on the plane of the path's first two principal components, with the path of the first source seed and "
+    "predictions from its Θ₀; only a shadow of each step lies on the plane, and the share that lies off it is in the legend.",
     needs=["landscape", "landscape_points", "landscape_axes"],
 )
 def landscape(results: Results) -> Figure:

@@ -24,6 +24,7 @@ from know.figures.style import (
     DASHES,
     GREEN,
     GREY,
+    HALO,
     ORANGE,
     PAGE,
     POINT,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 @figure(
     "schematic",
-    "The idea: fine-tuning on nested, ever smaller subsets (areas: r^k) is structured forgetting; read backwards, the path is "
+    "The idea: training on nested, ever smaller subsets (areas: r^k) is structured forgetting; read backwards, the path is "
     "one of growing data, and KNOWN predicts one step past the real weights.",
 )
 def schematic(results: Results) -> Figure:
@@ -56,18 +57,31 @@ def schematic(results: Results) -> Figure:
     i = np.arange(length + 1)
     x, y = 2.1 + 3.5 * i / length, 0.55 + 1.05 * (1 - np.exp(-2.2 * i / length)) / (1 - np.exp(-2.2))
     arrow = partial(FancyArrowPatch, arrowstyle="-|>", mutation_scale=9, shrinkA=6, shrinkB=6)
-    for j in range(length - 1):
-        tail, tip = (x[j + 1], y[j + 1]), (x[j], y[j])
-        axes.add_patch(arrow(tail, tip, connectionstyle="arc3,rad=0.25", lw=1.2, color=BLUE))
-        middle = (x[j] + x[j + 1]) / 2 + 0.08, (y[j] + y[j + 1]) / 2
-        axes.text(*middle, rf"$D_{{{length - 1 - j}}}$", color=BLUE, ha="center", va="top", fontsize=8)
+    if results.params.forget.mode == "restart":
+        origin = x[-2], 0.5
+        axes.scatter(*origin, s=42, color=GREY, zorder=3)
+        axes.text(origin[0] + 0.12, origin[1], "initial weights", color=GREY, va="center", fontsize=8)
+        for j in range(length):
+            axes.add_patch(arrow(origin, (x[j], y[j]), lw=1, color=BLUE))
+            at = (0.45 * origin[0] + 0.55 * x[j], 0.45 * origin[1] + 0.55 * y[j])
+            axes.text(
+                *at, rf"$D_{{{length - 1 - j}}}$", color=BLUE, ha="center", va="center", fontsize=8, path_effects=HALO
+            )
+        way = "forgetting: from the initial weights, on less and less"
+    else:
+        for j in range(length - 1):
+            tail, tip = (x[j + 1], y[j + 1]), (x[j], y[j])
+            axes.add_patch(arrow(tail, tip, connectionstyle="arc3,rad=0.25", lw=1.2, color=BLUE))
+            middle = (x[j] + x[j + 1]) / 2 + 0.08, (y[j] + y[j + 1]) / 2
+            axes.text(*middle, rf"$D_{{{length - 1 - j}}}$", color=BLUE, ha="center", va="top", fontsize=8)
+        way = "forgetting: fine-tune on less and less"
     axes.add_patch(arrow((x[-2], y[-2]), (x[-1], y[-1]), lw=1.8, color=RED))
     axes.scatter(x[:-1], y[:-1], s=42, color=BLUE, zorder=3)
     axes.scatter(x[-1:], y[-1:], s=130, color=RED, marker="*", zorder=3)
     for j in range(length):
         axes.text(x[j] - 0.03, y[j] + 0.06, rf"$\Theta_{{{length - 1 - j}}}$", ha="right", va="bottom", color=BLUE)
     axes.text(x[-1], y[-1] + 0.12, r"$\hat\Theta_{-1}$", ha="center", va="bottom", color=RED, fontsize=11)
-    axes.text(3.0, 0.12, "forgetting: fine-tune on less and less", color=BLUE, va="bottom")
+    axes.text(3.0, 0.12, way, color=BLUE, va="bottom")
     text = "retrodiction: KNOWN reads the path backwards\nand predicts one step past the real weights"
     axes.text(2.25, 2.07, text, color=RED, va="center")
     axes.text(
@@ -88,21 +102,26 @@ def learning(results: Results) -> Figure:
     kept = table[table.kept]
     long = table.melt(["source_seed", "epoch"], list(names.values()), var_name="loss")
     figure, axes = plt.subplots(figsize=(COLUMN, 2.1))
+    single = {"markers": ["s", "^"], "dashes": False} if long.epoch.max() == 1 else {}
     sns.lineplot(
         long, x="epoch", y="value", hue="loss", style="loss", units="source_seed", estimator=None, palette=[GREY, BLUE],
-        lw=0.9, ax=axes,
+        lw=0.9, ax=axes, **single,
     )  # fmt: skip
     axes.plot(kept.epoch, kept.validation, "o", mfc="none", color=RED, label=r"kept: $\Theta_0$")
-    axes.set(xlabel="epoch", ylabel="cross-entropy", yscale="log")
+    axes.set(xlabel="epoch", ylabel="cross-entropy")
+    if single:
+        axes.set(xlim=(0, 2), xticks=[1])
+    else:
+        axes.set(yscale="log")
     axes.legend()
     return figure
 
 
 @figure(
     "forgetting",
-    "Structured forgetting. Left: source accuracy along the path, with the real Θ₋₁ (star). Right: what forgetting costs "
+    "Structured forgetting. Left: source accuracy along the path; the dropped part is all that was dropped so far, other images at each point. Right: what forgetting costs "
     "downstream, after fine-tuning from Θₖ instead of Θ₀ on all labels: where a halving of the data costs nothing, nothing can be won back. "
-    "Means over source seeds with intervals.",
+    "Stars: a real Θ₋₁, where one was trained. Means over source seeds with intervals.",
     needs=["forgetting"],
 )
 def forgetting(results: Results) -> Figure:

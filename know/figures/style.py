@@ -83,7 +83,7 @@ LOOKS: dict[str, Look] = {
 }
 
 
-LEFT_OUT = {"naive", "wnn", "exponential", "expo", "shrink_perturb", "random_direction", "flipped"}
+LEFT_OUT = {"naive", "exponential", "expo", "shrink_perturb", "random_direction", "flipped"}
 """The starts of the tables that the figures do not show; others, and a user's own, they do."""
 
 
@@ -182,12 +182,22 @@ def forest(axes: Axes, table: pd.DataFrame, confidence: float, limits: tuple[flo
         )  # fmt: skip
     if limits:
         _margins(axes, table.drop_duplicates(["method", "steps"]), limits)
+        _beyond(axes, table[mean.between(low, high)], confidence, limits)
     zero_line(axes)
     axes.set(ylim=(len(names) - 0.45, -0.55), yticks=range(len(names)), ylabel="")
     axes.set_yticklabels([math(label(name)) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     return names
+
+
+def _beyond(axes: Axes, table: pd.DataFrame, confidence: float, limits: tuple[float, float]) -> None:
+    """An arrow where an interval goes on beyond the limits."""
+    for _, rows in table.groupby(["method", "steps"]):
+        for end, limit, arrow in zip(interval(confidence)(rows.value), limits, ("<", ">"), strict=True):
+            if (end - limit) * (1 if arrow == ">" else -1) > 0:
+                colour = look_of(rows.method.iloc[0]).colour
+                axes.plot(limit, rows.y.iloc[0], marker=arrow, color=colour, ms=4, mew=0, clip_on=False, zorder=5)
 
 
 def _margins(axes: Axes, marks: pd.DataFrame, limits: tuple[float, float]) -> None:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 @figure(
     "predictions",
-    "What predictions change, by step (top down): the norms of the weights of each kind, in percent of Θ₀'s, and the source "
-    "accuracy before any fine-tuning, in points. Means over source seeds with intervals.",
+    "What predictions change, by step (top down): by how many percent the norms of the weights of each kind differ from "
+    "Θ₀'s, and by how many points the source accuracy before any fine-tuning. Axes are linear within ±1 and logarithmic beyond. Means over "
+    "source seeds with intervals.",
     needs=["predictions"],
 )
 def predictions(results: Results) -> Figure:

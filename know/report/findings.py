@@ -9,8 +9,9 @@ from IPython.display import Markdown
 
 from know.analysis import claims
 from know.analysis.comparisons import NAIVE_TUNED, Comparison, Comparisons
-from know.analysis.starts import MORE_DATA, NAIVE, SCRATCH, Start, label, starts
+from know.analysis.starts import MORE_DATA, NAIVE, SCRATCH, TUNED, Start, label, starts
 from know.analysis.text import number, p_words, percent, points, ratio_text
+from know.analysis.why import Test
 from know.report.tables import control_pairs
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def page(lines: Sequence[str]) -> str:
 
 def told(one: Comparison) -> str:
     """ "-3.7 ± 1.6 points (worse, p = 0.003)": the p value by which the verdict goes."""
+    if one.gain.mean == one.gain.half_width == 0:
+        return "+0.0 points (the same runs)"
     p = one.p_equal if one.verdict == "excludes the paper's effect" else one.p_holm
     return f"{points(one.gain)} points ({one.verdict}, {p_words(p)})"
 
@@ -71,6 +74,11 @@ def gate(results: Results) -> list[str]:
     if (costs := results.table("headroom")) is not None and len(costs := costs[costs.part == "forgetting"]):
         each = ", ".join(f"{row.start} {row.difference} ({row.verdict})" for row in costs.itertuples())
         lines.append(f"What forgetting costs downstream, against Θ₀: {each}.")
+    if found.narrow:
+        lines.append(
+            f"The margin is wider than what really more data gains ({_margin(found)}): to exclude half of the paper's effect is not"
+            " to exclude a gain as large as that of more data."
+        )
     return lines
 
 
@@ -133,9 +141,9 @@ def why(results: Results) -> list[str]:
     found = results.why
     lines = [f"**Why: {found.verdict}.**"]
     if not found.asked:
-        lines += [f"{_begun(asked)} {told(one)}." for asked, one in _crossed(results.comparisons)]
+        lines += _elsewhere(results)
     else:
-        lines += [f"{_begun(test.explanation)}: {test.asked} {told(test.comparison)}." for test in found.tests]
+        lines += [f"{_begun(test.explanation)}: {_answered(results, test)}." for test in found.tests]
     if tuned := _tuned(results):
         lines.append(f"Each at its own learning rate, against naïve transfer at its own: {tuned}.")
     methods = results.params.predict.methods_by_name
@@ -163,14 +171,27 @@ def _tuned(results: Results) -> str:
     return "; ".join(f"{start.written(results.params.rate)} {told(one)}" for start, one in pairs if one is not None)
 
 
-def _crossed(found: Comparisons) -> list[tuple[str, Comparison]]:
-    """The candidate against naïve transfer where both have BatchNorm under another rule than naïve transfer's own."""
-    pairs = [(start, found.alike(start)) for start in found.crossings if start.name == found.candidate]
-    return [
-        (f"the prediction against naïve transfer with BatchNorm {found.rule(one)} in both:", made)
-        for one, base in pairs
-        if base != NAIVE and (made := found.of(one, base)) is not None
-    ]
+def _answered(results: Results, test: Test) -> str:
+    """What a test asks and the answer; of one at tuned learning rates, also whether anything could be won there."""
+    found = results.comparisons
+    words = f"{test.asked} {told(test.comparison)}"
+    real = found.of(found.chosen.get(found.real.name + TUNED), found.chosen.get(NAIVE_TUNED))
+    if test.explanation != "the optimiser" or real is None or real.verdict == "better":
+        return words
+    return f"{words}, where really more data gains nothing either, {told(real)}"
+
+
+def _elsewhere(results: Results) -> list[str]:
+    """The candidate where BatchNorm is under another rule than naïve transfer's own, a sentence a rule: against naïve transfer under
+    that rule, under its own, and, where there is a gain, what it is owed to."""
+    found, lines = results.comparisons, []
+    for rule, other in results.why.elsewhere.items():
+        mixed = found.of(found.crossed[found.candidate, rule], NAIVE)
+        parts = [f"{where}, {told(one)}" for where, one in (("in both", other.gain), ("in it alone", mixed)) if one]
+        parts += [_answered(results, test) for test in other.tests if other.asked]
+        done = {"re-estimate": "re-estimated"}.get(rule, rule)
+        lines.append(f"**With BatchNorm {done}** the prediction against naïve transfer: {'; '.join(parts)}.")
+    return lines
 
 
 def oracle(results: Results) -> list[str]:
@@ -217,7 +238,7 @@ def _at_the_edge(results: Results) -> list[str]:
 
 
 def summary(results: Results) -> list[str]:
-    """What was run, what came out, and why: three sentences for who reads no more."""
+    """What was run, what came out, and why: a few sentences for who reads no more."""
     p, found, run = results.params, results.comparisons, results["transfer"].iloc[0]
     rate, mode = p.rate, "in sequence" if p.forget.mode == "sequential" else "each time from the initial weights"
     lines = [
@@ -227,12 +248,14 @@ def summary(results: Results) -> list[str]:
     ]
     if (one := found.named(found.candidate, NAIVE.name)) is not None:
         start = found.chosen[found.candidate]
-        room = f" Really more data ({found.real.data(rate)}) gains {points(found.gate.gain)}." if found.gate else ""
+        room = f" Really more data ({found.real.data(rate)}) gains {points(found.gate.gain)}" if found.gate else ""
+        room += ", which is less." if found.narrow else "." if room else ""
         lines.append(
             f"**What came out.** {start.written(rate)} against naïve transfer ({percent(found.accuracy(NAIVE))} %): {told(one)};"
             f" {_margin(found)}.{room}"
         )
-    return [*lines, f"**Why.** {results.why.verdict.capitalize()}{_because(results)}."]
+    elsewhere = [] if results.why.asked else _elsewhere(results)
+    return [*lines, f"**Why.** {_begun(results.why.verdict)}{_because(results)}.", *elsewhere]
 
 
 def _margin(found: Comparisons) -> str:
@@ -244,12 +267,11 @@ def _because(results: Results) -> str:
     """What the verdict rests on; where there is no gain to explain, what the prediction's parts are worth, and a learning rate."""
     if results.why.asked:
         enough = [test for test in results.why.tests if test.suffices] or results.why.tests
-        words = [f"{test.asked} {told(test.comparison)}" for test in enough]
+        words = [_answered(results, test) for test in enough]
     else:
         found, rate = results.comparisons, results.params.rate
         worth = [(name, found.named(name, NAIVE.name)) for name in ("shrunk", "direction_only", NAIVE_TUNED)]
         words = [f"{found.chosen[name].written(rate)} {told(one)}" for name, one in worth if one is not None]
-        words += [f"{asked} {told(one)}" for asked, one in _crossed(found)]
     return f": {'; '.join(words)}" if words else ""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import pandas as pd
+from IPython.display import Markdown
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
@@ -85,11 +86,11 @@ class Results:
         made = entry.make(self) if self.has(*entry.needs) else None
         return None if made is None or made.empty else made
 
-    def show(self, name: str) -> Styler | str:
-        """The table of this name for a notebook, with its caption."""
+    def show(self, name: str) -> Styler | Markdown:
+        """The table of this name for a notebook, with its caption; else that there is none."""
         table = self.table(name)
         if table is None:
-            return f"{name}: not measured in this run"
+            return Markdown(f"*Not measured: {name.replace('_', ' ')}.*")
         caption = self.worded(TABLES[name].caption)
         style = table.style.hide(axis="index").set_uuid(name).format(precision=3).set_caption(caption)
         return style.set_table_attributes('class="wrap"')

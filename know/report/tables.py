@@ -25,7 +25,7 @@ HOLM = "Holm's correction and verdict"
 @table(
     "main",
     "Main result. Difference to naïve transfer in points of downstream accuracy, with all labels, with its "
-    "interval over source seeds: by virtual data, and with its verdict for what validation images chose, or for the only one. "
+    "interval over source seeds: by virtual data, and with its verdict for the step or option that is judged. KNOWN's, in a control's name: the candidate's. "
     f"{HOLM}: known and the starts of report.contrasts as in the table of controls, the others within one family of all starts.",
     ["transfer"],
 )
@@ -41,10 +41,10 @@ def main(results: Results) -> pd.DataFrame:
         if not start.once:
             cells[start.label, start.data(rate)] = points(one.gain)
         if start in found.chosen.values():
-            cells[start.label, "chosen"] = f"{start.data(rate)}: {points(one.gain)}".removeprefix(": ")
+            cells[start.label, "judged"] = f"{start.data(rate)}: {points(one.gain)}".removeprefix(": ")
             cells[start.label, "verdict"] = one.verdict
     steps = {start.data(rate): None for start in sorted(kept, key=lambda s: s.step) if not start.once}
-    return grid(cells, "start", [*steps, "chosen", "verdict"], gap="")
+    return grid(cells, "start", [*steps, "judged", "verdict"], gap="")
 
 
 def judged(one: Comparison | None) -> dict[str, object]:
@@ -71,7 +71,7 @@ def control_pairs(found: Comparisons) -> dict[tuple[str, str], Comparison | None
 @table(
     "controls",
     "The comparisons named in report.contrasts, one family, then KNOWN against every other start, a family of its own; each "
-    "start at what validation images chose. Difference in points of accuracy with all labels with its interval over source seeds; t "
+    "start at the step or option that is judged. Difference in points of accuracy with all labels with its interval over source seeds; t "
     "test, with Holm's correction within the family, by which the verdict goes; two one-sided tests of equivalence within ± the "
     "paper's effect, corrected alike; Hedges' g; n source seeds.",
     ["transfer"],
@@ -185,22 +185,20 @@ def learning_rates(results: Results) -> pd.DataFrame:
 
 @table(
     "batchnorm",
-    "Naïve transfer and the candidate under both rules for BatchNorm: differences to naïve transfer, under its own and under the "
-    "same rule, in points of accuracy with intervals and Holm's correction as in the other tables.",
+    "Starts under both rules for BatchNorm: against naïve transfer under the same rule, the candidate also under naïve transfer's own "
+    "(to reset the predicted nets alone is the released code's way) and against the other starts under its rule; in points of accuracy "
+    "with intervals and Holm's correction as in the other tables.",
     ["transfer"],
 )
 def batchnorm(results: Results) -> pd.DataFrame:
-    """A row a start and rule; empty where nothing was crossed."""
-    found, rate, rows = results.comparisons, results.params.rate, []
-    for name in dict.fromkeys(name for name, _ in found.crossed):
-        own, crossed = found.chosen[name], [start for start in found.crossings if start.name == name]
-        bases = [start for (one, _), start in found.crossed.items() if one == name == NAIVE.name]
-        pairs = [(start, NAIVE) for start in bases or [own]] + [(start, found.alike(start)) for start in crossed]
-        rows += [
-            {"start": a.written(rate), "against": b.written(rate) if b else NONE} | judged(found.of(a, b))
-            for a, b in pairs
-        ]
-    return pd.DataFrame(rows)
+    """A row a comparison; empty where nothing was crossed."""
+    found, rate = results.comparisons, results.params.rate
+    crossed = found.family("crossed")
+    own = found.chosen.get(found.candidate)
+    made = {(own, NAIVE): found.of(own, NAIVE)} | crossed if own and crossed else crossed
+    return pd.DataFrame(
+        [{"start": a.written(rate), "against": b.written(rate)} | judged(one) for (a, b), one in made.items()]
+    )
 
 
 @table(
