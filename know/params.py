@@ -35,9 +35,10 @@ class Evaluate(Section):
     """Downstream fine-tuning from each set of weights.
 
     ``fractions``: shares of the labels; the largest is the one that is judged. ``full_draws``: of the downstream seeds, how
-    many are run at that share, if there are others at which all are; None: all. ``steps``: "chosen", every start at the step that is best on validation images, or "last":
-    at its last, and all but the candidate only there. ``tuned`` starts are run, at the largest share, at each of the
-    ``learning_rates`` beside ``fine_tuning.lr`` as well, and judged at the best on validation images.
+    many are run at that share, if there are others at which all are; None: all. ``steps``: "chosen", every start at the step
+    that is best on validation images, or "last": at its last, and all but the candidate only there. ``tuned`` starts are run,
+    at the largest share, at each of the ``learning_rates`` beside ``fine_tuning.lr`` as well, and judged at the best on
+    validation images.
     ``held_out``: of the downstream task's domains: each is left out of what is learned from once, and then is what is tested on;
     none, and all images are learned from and tested on.
     ``head_zero``: whether naïve transfer is run with its new head at 0 as well. ``followed``: starts whose fine-tuning is

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from layouts import NAMES, write
 from PIL import Image
 
-from know import paths
+from know import params, paths
 from know.data import catalogue, images, layouts
 from know.data.catalogue import DATASETS, FLICKR8K, dataset
 from know.data.images import FileSet, images_digest, load
 from know.data.layouts import Flickr8k, Published, words_of
 from know.data.names import END, PAD, SPECIAL, START, UNKNOWN, VOID
 from know.data.sources import DataError
+from know.data.splits import Task
+from know.training.runs import TransferJob
 
 CLASSES, PER_CLASS, SIDE = 3, 4, 12
 
@@ -180,6 +182,25 @@ def test_labels_of_masks_are_read_once(tmp_path, monkeypatch):
     first = DATASETS["voc"].fetch("train", None)
     monkeypatch.setattr(layouts, "mask_array", None)
     assert DATASETS["voc"].fetch("train", None).labels.tolist() == first.labels.tolist()
+
+
+def test_a_domain_of_pacs_is_tested_on_as_a_whole_where_it_is_held_out(tmp_path):
+    write("pacs", tmp_path / "raw" / "pacs", 2, 6)
+    (tmp_path / "raw" / "pacs" / "splits").mkdir()
+    for file in (tmp_path / "raw" / "pacs").glob("*.txt"):
+        file.rename(file.parent / "splits" / file.name)
+    listed = (tmp_path / "raw" / "pacs" / "splits" / "sketch_test_kfold.txt").read_text().split()[::2]
+    found = DATASETS["pacs"].fetch("all", None)
+    sketches = [
+        f"sketch/{file.parent.name}/{file.name}" for file in found.at(np.flatnonzero(found.domains == 3)).images
+    ]
+    assert sorted(sketches) == sorted({*listed} - {layouts.DAMAGED})
+    task, cpu = Task("pacs", (0, 1), digest=str(tmp_path), image_size=8), torch.device("cpu")
+    assert task.test(cpu).domains.bincount().tolist() == [2 * 3] * 4
+    assert task.only(3).unseen(cpu).domains.tolist() == [3] * 2 * 9
+    job = TransferJob(None, task, "cnn-bn", 12, 6, params.load().evaluate.fine_tuning, 0, 0, held_out=3)
+    assert torch.equal(job.test().images, task.only(3).unseen(cpu).images)
+    assert all(set(part.domains.tolist()) == {0, 1, 2} for part in job.images())
 
 
 def test_pacs_without_lists_holds_out_every_tenth(tmp_path):

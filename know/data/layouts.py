@@ -221,32 +221,38 @@ PACS_DOMAINS = ("photo", "art_painting", "cartoon", "sketch")
 PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 HELD_OUT = 10
 """Where the official lists are not there, every tenth image of a domain and class is a test image."""
+DAMAGED = "sketch/dog/n02103406_4068-1.png"
+"""As it is published; the official lists have it nonetheless."""
 
 
 def pacs(folder: Path, part: Part) -> Listing:
     """DOMAIN/CLASS/image. By the official lists, training images are those of ``DOMAIN_train_kfold.txt``, and test images those
-    of ``DOMAIN_crossval_kfold.txt``; without them, every tenth image of a domain and class, by name, is a test image."""
+    of ``DOMAIN_crossval_kfold.txt``, which make ``DOMAIN_test_kfold.txt`` together; without them, every tenth image of a domain
+    and class, by name, is a test image. The folders say the classes, for copies of the lists are wrong in some."""
     root = _root(folder, PACS_DOMAINS[0])
+    parts: Sequence[Part] = ("train", "test") if part == "all" else (part,)
     rows = [
-        (root / file, domain, c)
+        (root / file, domain, PACS_CLASSES.index(Path(file).parent.name))
         for domain, name in enumerate(PACS_DOMAINS)
-        for file, c in _pacs(folder, root / name, part)
+        for one in parts
+        for file in _pacs(folder, root / name, one)
+        if file != DAMAGED
     ]
     files, domains, labels = zip(*rows, strict=True)
     return Listing(files, np.array(labels, np.int64), domains=np.array(domains, np.int64))
 
 
-def _pacs(folder: Path, domain: Path, part: Part) -> Iterator[tuple[str, int]]:
-    """The images of a domain, by their names within what holds the domains, and their classes."""
+def _pacs(folder: Path, domain: Path, part: Part) -> Iterator[str]:
+    """The images of a domain, by their names within what holds the domains."""
     with contextlib.suppress(DataError):
         listed = f"{domain.name}_{'train' if part == 'train' else 'crossval'}_kfold.txt"
-        yield from ((file, int(label) - 1) for file, label in _rows(_root(folder, listed) / listed))
+        yield from (file for file, *_ in _rows(_root(folder, listed) / listed))
         return
-    for label, name in enumerate(PACS_CLASSES):
+    for name in PACS_CLASSES:
         files = sorted(file for file in (domain / name).glob("*") if file.suffix in (".jpg", ".png"))
         for place, file in enumerate(files):
             if (place % HELD_OUT == HELD_OUT - 1) == (part == "test"):
-                yield f"{domain.name}/{name}/{file.name}", label
+                yield f"{domain.name}/{name}/{file.name}"
 
 
 # --- segmentation -----------------------------------------------------------------------------------------------
