@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,6 +166,32 @@ def test_cityscapes_are_learned_by_what_is_evaluated(tmp_path):
     data = load("cityscapes", "train", tmp_path, 16)
     middle = {int(label): int(mask[8, 8]) for mask, label in zip(data.targets, data.labels, strict=True)}
     assert middle == {c: c for c in range(19)} and (data.targets[:, 0, 0] == VOID).all()
+
+
+def test_cityscapes_archives_are_unpacked(tmp_path):
+    write("cityscapes", tmp_path / "unpacked", 2, 2)
+    for name in ("leftImg8bit", "gtFine"):
+        shutil.make_archive(tmp_path / "packed" / f"{name}_trainvaltest", "zip", tmp_path / "unpacked", name)
+    for part in ("train", "test"):
+        one, other = (load("cityscapes", part, tmp_path / place, 8) for place in ("unpacked", "packed"))
+        assert torch.equal(one.images, other.images) and torch.equal(one.targets, other.targets)
+
+
+def test_what_is_downloaded_takes_the_place_of_an_empty_folder_alone(tmp_path):
+    calls = []
+
+    def download(folder):
+        calls.append(folder)
+        write("flowers102", folder, 2, 2)
+
+    published = replace(DATASETS["flowers102"].fetch, download=download)
+    own = tmp_path / "raw" / "flowers102"
+    own.mkdir(parents=True)
+    assert len(published("train").images) == 4
+    shutil.rmtree(own / "flowers-102" / "jpg")
+    with pytest.raises(DataError, match="flowers102 cannot be had"):
+        published("train")
+    assert len(calls) == 1
 
 
 def test_an_image_without_any_class_is_left_out(tmp_path):

@@ -71,7 +71,7 @@ class Published:
             DataError: it is not there; one line that says what was tried, what to get from where, and under which terms.
         """
         own, tried = folder or paths.RAW / self.name, list[str]()
-        if folder is None and self.download and not own.exists():
+        if folder is None and self.download and not (own.is_dir() and any(own.iterdir())):
             try:
                 with impatiently(), paths.atomic(own) as temporary:
                     self.download(temporary)
@@ -131,12 +131,12 @@ def _digest(found: Listing, labels: Sequence[int]) -> str:
     return sha.hexdigest()
 
 
-def _root(folder: Path, name: str) -> Path:
-    """``folder`` or the folder in it that has ``name``, as archives unpack to the one or the other."""
+def _root(folder: Path, *names: str) -> Path:
+    """``folder`` or the folder in it that has one of ``names``, as archives unpack to the one or the other."""
     for place in (folder, *(sorted(folder.iterdir()) if folder.is_dir() else ())):
-        if (place / name).exists():
+        if any((place / name).exists() for name in names):
             return place
-    raise DataError(f"no {name} in it")
+    raise DataError(f"no {' or '.join(names)} in it")
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -268,10 +268,11 @@ def voc(folder: Path, part: Part) -> Listing:
 
 def cityscapes(folder: Path, part: Part) -> Listing:
     """Its fine masks: training images, and as test images those to validate on, for the others' masks are not published. Of
-    its 34 ``labelIds`` the 19 that are evaluated are the classes; all others are VOID."""
+    its 34 ``labelIds`` the 19 that are evaluated are the classes; all others are VOID. torchvision unpacks both archives."""
     from torchvision.datasets import Cityscapes
 
-    found = Cityscapes(_root(folder, "leftImg8bit"), "train" if part == "train" else "val", target_type="semantic")
+    root = _root(folder, "leftImg8bit", "leftImg8bit_trainvaltest.zip")
+    found = Cityscapes(root, "train" if part == "train" else "val", target_type="semantic")
     values = np.full(256, VOID, np.uint8)
     for one in Cityscapes.classes:
         if not one.ignore_in_eval:
