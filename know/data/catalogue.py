@@ -180,7 +180,7 @@ FLOWERS102 = Published(
 STANFORD_CARS = Published(
     "stanford-cars", layouts.stanford_cars,
     "stanford_cars (devkit, cars_train, cars_test, cars_test_annos_withlabels.mat)",
-    Source("https://ai.stanford.edu/~jkrause/cars/car_dataset.html, no longer there", "ImageNet's terms: research, not commercial"),
+    Source("https://github.com/pytorch/vision/issues/7545, which says where it is mirrored, for its publisher no longer has it", "ImageNet's terms: research, not commercial"),
 )  # fmt: skip
 CUB = Published(
     "cub", layouts.cub, "CUB_200_2011 (images, images.txt, image_class_labels.txt, train_test_split.txt, classes.txt)",
