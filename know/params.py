@@ -62,8 +62,8 @@ class Evaluate(Section):
     def _every_seed_is_run(self) -> Self:
         if len(self.fractions) == 1 and self.full_draws and self.full_draws < len(self.downstream_seeds):
             raise ValueError(
-                f"full_draws: got {self.full_draws}, with {len(self.downstream_seeds)} downstream_seeds and one share of the labels, at"
-                " which the others would not be run either; allowed: null, or only as many downstream_seeds"
+                f"full_draws: got {self.full_draws}, with {len(self.downstream_seeds)} downstream_seeds and one share of the labels, so that"
+                " the others would never be run; allowed: null, or no more downstream_seeds than that"
             )
         return self
 
