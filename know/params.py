@@ -35,9 +35,10 @@ class Evaluate(Section):
     """Downstream fine-tuning from each set of weights.
 
     ``fractions``: shares of the labels; the largest is the one that is judged. ``full_draws``: of the downstream seeds, how
-    many are run at that share; None: all. ``steps``: "chosen", every start at the step that is best on validation images, or "last":
-    at its last, and all but the candidate only there. ``tuned`` starts are run, at the largest share, at each of the
-    ``learning_rates`` beside ``fine_tuning.lr`` as well, and judged at the best on validation images.
+    many are run at that share, if there are others at which all are; None: all. ``steps``: "chosen", every start at the step
+    that is best on validation images, or "last": at its last, and all but the candidate only there. ``tuned`` starts are run,
+    at the largest share, at each of the ``learning_rates`` beside ``fine_tuning.lr`` as well, and judged at the best on
+    validation images.
     ``held_out``: of the downstream task's domains: each is left out of what is learned from once, and then is what is tested on;
     none, and all images are learned from and tested on.
     ``head_zero``: whether naïve transfer is run with its new head at 0 as well. ``followed``: starts whose fine-tuning is
@@ -56,6 +57,15 @@ class Evaluate(Section):
     head_zero: bool
     followed: Annotated[tuple[str, ...], AfterValidator(distinct)]
     fine_tuning: FineTuning
+
+    @model_validator(mode="after")
+    def _every_seed_is_run(self) -> Self:
+        if len(self.fractions) == 1 and self.full_draws and self.full_draws < len(self.downstream_seeds):
+            raise ValueError(
+                f"full_draws: got {self.full_draws}, with {len(self.downstream_seeds)} downstream_seeds and one share of the labels, so that"
+                " the others would never be run; allowed: null, or no more downstream_seeds than that"
+            )
+        return self
 
     @model_validator(mode="after")
     def _followed_beside_naive(self) -> Self:

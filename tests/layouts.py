@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from know.data.catalogue import CITYSCAPES_CLASSES
-from know.data.layouts import PACS_CLASSES, PACS_DOMAINS
+from know.data.layouts import DAMAGED, PACS_CLASSES, PACS_DOMAINS
 
 NAMES = ("imagenet", "tiny-imagenet", "flowers102", "stanford-cars", "cub", "pacs", "voc", "cityscapes", "flickr8k")
 COLOURS = ("red", "green", "blue", "yellow", "white", "purple", "orange", "grey")
@@ -146,12 +146,18 @@ def _cub(folder: Path, draws: _Draws) -> None:
 
 
 def _pacs(folder: Path, draws: _Draws) -> None:
+    """With what is wrong in it: an image that is damaged, and, in copies of the lists, a class of 0."""
     for domain in PACS_DOMAINS:
         lists: dict[str, list[str]] = {"train": [], "crossval": []}
         for part, label, number in draws.parts("train", "crossval"):
             file = f"{domain}/{PACS_CLASSES[label]}/pic_{number:03d}.{'png' if domain == 'sketch' else 'jpg'}"
             draws.image(folder / file, label, grey=domain == "sketch")
             lists[part].append(f"{file} {label + 1}")
+        if domain == "sketch":
+            (folder / DAMAGED).write_bytes(b"damaged")
+            lists["train"].append(f"{DAMAGED} 1")
+        if domain == "art_painting":
+            lists["crossval"][0] = f"{lists['crossval'][0].split()[0]} 0"
         for part, lines in {**lists, "test": [*lists["train"], *lists["crossval"]]}.items():
             _lines(folder / f"{domain}_{part}_kfold.txt", lines)
 

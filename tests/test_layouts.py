@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,15 @@ from hypothesis import strategies as st
 from layouts import NAMES, write
 from PIL import Image
 
-from know import paths
+from know import params, paths
 from know.data import catalogue, images, layouts
 from know.data.catalogue import DATASETS, FLICKR8K, dataset
 from know.data.images import FileSet, images_digest, load
 from know.data.layouts import Flickr8k, Published, words_of
 from know.data.names import END, PAD, SPECIAL, START, UNKNOWN, VOID
 from know.data.sources import DataError
+from know.data.splits import Task
+from know.training.runs import TransferJob
 
 CLASSES, PER_CLASS, SIDE = 3, 4, 12
 
@@ -165,6 +168,32 @@ def test_cityscapes_are_learned_by_what_is_evaluated(tmp_path):
     assert middle == {c: c for c in range(19)} and (data.targets[:, 0, 0] == VOID).all()
 
 
+def test_cityscapes_archives_are_unpacked(tmp_path):
+    write("cityscapes", tmp_path / "unpacked", 2, 2)
+    for name in ("leftImg8bit", "gtFine"):
+        shutil.make_archive(tmp_path / "packed" / f"{name}_trainvaltest", "zip", tmp_path / "unpacked", name)
+    for part in ("train", "test"):
+        one, other = (load("cityscapes", part, tmp_path / place, 8) for place in ("unpacked", "packed"))
+        assert torch.equal(one.images, other.images) and torch.equal(one.targets, other.targets)
+
+
+def test_what_is_downloaded_takes_the_place_of_an_empty_folder_alone(tmp_path):
+    calls = []
+
+    def download(folder):
+        calls.append(folder)
+        write("flowers102", folder, 2, 2)
+
+    published = replace(DATASETS["flowers102"].fetch, download=download)
+    own = tmp_path / "raw" / "flowers102"
+    own.mkdir(parents=True)
+    assert len(published("train").images) == 4
+    shutil.rmtree(own / "flowers-102" / "jpg")
+    with pytest.raises(DataError, match="flowers102 cannot be had"):
+        published("train")
+    assert len(calls) == 1
+
+
 def test_an_image_without_any_class_is_left_out(tmp_path):
     write("voc", tmp_path, 2, 1)
     mask = next((tmp_path / "VOCdevkit" / "VOC2012" / "SegmentationClass").glob("*1.png"))
@@ -180,6 +209,25 @@ def test_labels_of_masks_are_read_once(tmp_path, monkeypatch):
     first = DATASETS["voc"].fetch("train", None)
     monkeypatch.setattr(layouts, "mask_array", None)
     assert DATASETS["voc"].fetch("train", None).labels.tolist() == first.labels.tolist()
+
+
+def test_a_domain_of_pacs_is_tested_on_as_a_whole_where_it_is_held_out(tmp_path):
+    write("pacs", tmp_path / "raw" / "pacs", 2, 6)
+    (tmp_path / "raw" / "pacs" / "splits").mkdir()
+    for file in (tmp_path / "raw" / "pacs").glob("*.txt"):
+        file.rename(file.parent / "splits" / file.name)
+    listed = (tmp_path / "raw" / "pacs" / "splits" / "sketch_test_kfold.txt").read_text().split()[::2]
+    found = DATASETS["pacs"].fetch("all", None)
+    sketches = [
+        f"sketch/{file.parent.name}/{file.name}" for file in found.at(np.flatnonzero(found.domains == 3)).images
+    ]
+    assert sorted(sketches) == sorted({*listed} - {layouts.DAMAGED})
+    task, cpu = Task("pacs", (0, 1), digest=str(tmp_path), image_size=8), torch.device("cpu")
+    assert task.test(cpu).domains.bincount().tolist() == [2 * 3] * 4
+    assert task.only(3).unseen(cpu).domains.tolist() == [3] * 2 * 9
+    job = TransferJob(None, task, "cnn-bn", 12, 6, params.load().evaluate.fine_tuning, 0, 0, held_out=3)
+    assert torch.equal(job.test().images, task.only(3).unseen(cpu).images)
+    assert all(set(part.domains.tolist()) == {0, 1, 2} for part in job.images())
 
 
 def test_pacs_without_lists_holds_out_every_tenth(tmp_path):

@@ -51,6 +51,7 @@ BAD = [
     ({"predict": {"methods": ["known", {"method": "known", "variant": "wnn", "name": "wnn"}]}}, "predict.methods.1.known.variant: got 'wnn'", "'path'"),
     ({"predict": {"methods": [{"method": "known", "fetch": False}]}}, "predict.methods.0.known.fetch: got false; allowed: true, or hyp", ""),
     ({"compute": {"device": "tpu"}}, "compute.device: got 'tpu'", "auto"),
+    ({"evaluate": {"full_draws": 1}}, "evaluate.full_draws: got 1, with 2 downstream_seeds and one share of the labels", "allowed: null, or"),
     ({"evaluate": {"followed": ["naive", "scratch"]}}, "evaluate.followed: got ['naive', 'scratch']", "starts that are held"),
 ]  # fmt: skip
 

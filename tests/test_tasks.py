@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from know.data.images import ImageSet, normalise
-from know.data.names import END, IGNORED, PAD, START, VOID
+from know.data.names import END, IGNORED, PAD, START, UNKNOWN, VOID
 from know.tasks.augmentation import augmented
 from know.tasks.loss import kind_of, loss_of, scored
 from know.tasks.measures import at_once, bleu, measure, outcome
@@ -180,6 +180,27 @@ def test_a_captioner_that_knows_every_word_says_them_all():
     fit(net, data, Recipe(200, 10, 0.05), seed=0)
     assert outcome(net, data).accuracy == 1 and bleu(net, data, "captioning") == pytest.approx(1)
     assert bleu(Pixelwise(), scenes(), "segmentation") is None
+
+
+def test_to_say_that_a_word_is_unknown_is_not_to_know_it():
+    class Says(nn.Module):
+        """The same words of every image."""
+
+        def __init__(self, *words: int) -> None:
+            super().__init__()
+            self.words = torch.tensor([*words, END])
+
+        def forward(self, images, tokens):
+            said = F.one_hot(self.words[: tokens.shape[1]], 8).float()
+            return said.T.expand(len(images), -1, -1)
+
+    data = captions()
+    data.targets[:] = torch.tensor([START, UNKNOWN, 4, END, PAD])
+    assert bleu(Says(UNKNOWN, 4), data, "captioning") == 0  # no pair of words is right
+    data.targets[:] = torch.tensor([START, UNKNOWN, END, PAD, PAD])
+    assert bleu(Says(UNKNOWN), data, "captioning") == 0
+    data.targets[:] = torch.tensor([START, 5, END, PAD, PAD])
+    assert bleu(Says(5), data, "captioning") == 1
 
 
 def test_weight_decay_is_adamw():

@@ -34,8 +34,9 @@ class DatasetSpec:
     ``classes``: the categories of its images. ``fetch``: its arrays of a part, from a folder that the user names or, with
     None, from where they are. ``origin``: the data set whose images these are, if another's. ``outputs``: what a net's head
     tells apart, if not the classes: of masks "background" and the classes, or of captions the vocabulary, which begins with
-    ``names.SPECIAL``. ``domains``: what its ``Arrays.domains`` count, if it has several. ``size``: of a data set in files,
-    the side in pixels at which its images are read where no other is asked for.
+    ``names.SPECIAL``. ``domains``: what its ``Arrays.domains`` count, if it has several. ``whole``: whether a domain that nothing
+    was learned from is tested on with all of its images. ``size``: of a data set in files, the side in pixels at which its
+    images are read where no other is asked for.
     """
 
     name: str
@@ -46,6 +47,7 @@ class DatasetSpec:
     kind: Kind = "classification"
     outputs: tuple[str, ...] = ()
     domains: tuple[str, ...] = ()
+    whole: bool = False
     size: int = 224
 
     @property
@@ -178,7 +180,7 @@ FLOWERS102 = Published(
 STANFORD_CARS = Published(
     "stanford-cars", layouts.stanford_cars,
     "stanford_cars (devkit, cars_train, cars_test, cars_test_annos_withlabels.mat)",
-    Source("https://ai.stanford.edu/~jkrause/cars/car_dataset.html, no longer there", "ImageNet's terms: research, not commercial"),
+    Source("https://github.com/pytorch/vision/issues/7545, which says where it is mirrored, for its publisher no longer has it", "ImageNet's terms: research, not commercial"),
 )  # fmt: skip
 CUB = Published(
     "cub", layouts.cub, "CUB_200_2011 (images, images.txt, image_class_labels.txt, train_test_split.txt, classes.txt)",
@@ -237,7 +239,7 @@ DATASETS: dict[str, DatasetSpec] = {
         DatasetSpec("flowers102", _numbered(102), 3, FLOWERS102),
         DatasetSpec("stanford-cars", _numbered(196), 3, STANFORD_CARS),
         DatasetSpec("cub", _numbered(200), 3, CUB),
-        DatasetSpec("pacs", layouts.PACS_CLASSES, 3, PACS, domains=layouts.PACS_DOMAINS),
+        DatasetSpec("pacs", layouts.PACS_CLASSES, 3, PACS, domains=layouts.PACS_DOMAINS, whole=True),
         DatasetSpec("voc", VOC_CLASSES, 3, VOC, None, "segmentation", ("background", *VOC_CLASSES), size=256),
         DatasetSpec(
             "cityscapes", CITYSCAPES_CLASSES, 3, CITYSCAPES, None, "segmentation", CITYSCAPES_CLASSES, size=512

@@ -71,7 +71,7 @@ class Published:
             DataError: it is not there; one line that says what was tried, what to get from where, and under which terms.
         """
         own, tried = folder or paths.RAW / self.name, list[str]()
-        if folder is None and self.download and not own.exists():
+        if folder is None and self.download and not (own.is_dir() and any(own.iterdir())):
             try:
                 with impatiently(), paths.atomic(own) as temporary:
                     self.download(temporary)
@@ -131,12 +131,12 @@ def _digest(found: Listing, labels: Sequence[int]) -> str:
     return sha.hexdigest()
 
 
-def _root(folder: Path, name: str) -> Path:
-    """``folder`` or the folder in it that has ``name``, as archives unpack to the one or the other."""
+def _root(folder: Path, *names: str) -> Path:
+    """``folder`` or the folder in it that has one of ``names``, as archives unpack to the one or the other."""
     for place in (folder, *(sorted(folder.iterdir()) if folder.is_dir() else ())):
-        if (place / name).exists():
+        if any((place / name).exists() for name in names):
             return place
-    raise DataError(f"no {name} in it")
+    raise DataError(f"no {' or '.join(names)} in it")
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -221,32 +221,38 @@ PACS_DOMAINS = ("photo", "art_painting", "cartoon", "sketch")
 PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 HELD_OUT = 10
 """Where the official lists are not there, every tenth image of a domain and class is a test image."""
+DAMAGED = "sketch/dog/n02103406_4068-1.png"
+"""As it is published; the official lists have it nonetheless."""
 
 
 def pacs(folder: Path, part: Part) -> Listing:
     """DOMAIN/CLASS/image. By the official lists, training images are those of ``DOMAIN_train_kfold.txt``, and test images those
-    of ``DOMAIN_crossval_kfold.txt``; without them, every tenth image of a domain and class, by name, is a test image."""
+    of ``DOMAIN_crossval_kfold.txt``, which make ``DOMAIN_test_kfold.txt`` together; without them, every tenth image of a domain
+    and class, by name, is a test image. The folders say the classes, for copies of the lists are wrong in some."""
     root = _root(folder, PACS_DOMAINS[0])
+    parts: Sequence[Part] = ("train", "test") if part == "all" else (part,)
     rows = [
-        (root / file, domain, c)
+        (root / file, domain, PACS_CLASSES.index(Path(file).parent.name))
         for domain, name in enumerate(PACS_DOMAINS)
-        for file, c in _pacs(folder, root / name, part)
+        for one in parts
+        for file in _pacs(folder, root / name, one)
+        if file != DAMAGED
     ]
     files, domains, labels = zip(*rows, strict=True)
     return Listing(files, np.array(labels, np.int64), domains=np.array(domains, np.int64))
 
 
-def _pacs(folder: Path, domain: Path, part: Part) -> Iterator[tuple[str, int]]:
-    """The images of a domain, by their names within what holds the domains, and their classes."""
+def _pacs(folder: Path, domain: Path, part: Part) -> Iterator[str]:
+    """The images of a domain, by their names within what holds the domains."""
     with contextlib.suppress(DataError):
         listed = f"{domain.name}_{'train' if part == 'train' else 'crossval'}_kfold.txt"
-        yield from ((file, int(label) - 1) for file, label in _rows(_root(folder, listed) / listed))
+        yield from (file for file, *_ in _rows(_root(folder, listed) / listed))
         return
-    for label, name in enumerate(PACS_CLASSES):
+    for name in PACS_CLASSES:
         files = sorted(file for file in (domain / name).glob("*") if file.suffix in (".jpg", ".png"))
         for place, file in enumerate(files):
             if (place % HELD_OUT == HELD_OUT - 1) == (part == "test"):
-                yield f"{domain.name}/{name}/{file.name}", label
+                yield f"{domain.name}/{name}/{file.name}"
 
 
 # --- segmentation -----------------------------------------------------------------------------------------------
@@ -262,10 +268,11 @@ def voc(folder: Path, part: Part) -> Listing:
 
 def cityscapes(folder: Path, part: Part) -> Listing:
     """Its fine masks: training images, and as test images those to validate on, for the others' masks are not published. Of
-    its 34 ``labelIds`` the 19 that are evaluated are the classes; all others are VOID."""
+    its 34 ``labelIds`` the 19 that are evaluated are the classes; all others are VOID. torchvision unpacks both archives."""
     from torchvision.datasets import Cityscapes
 
-    found = Cityscapes(_root(folder, "leftImg8bit"), "train" if part == "train" else "val", target_type="semantic")
+    root = _root(folder, "leftImg8bit", "leftImg8bit_trainvaltest.zip")
+    found = Cityscapes(root, "train" if part == "train" else "val", target_type="semantic")
     values = np.full(256, VOID, np.uint8)
     for one in Cityscapes.classes:
         if not one.ignore_in_eval:

@@ -29,7 +29,8 @@ import numpy as np
 from know import paths
 from know.weights.limits import check
 
-Part = Literal["train", "test"]
+Part = Literal["train", "test", "all"]
+"""Of a data set's images. All are asked for only where a domain of them is tested on as a whole."""
 
 
 class Arrays(NamedTuple):

@@ -14,6 +14,7 @@ from torch import Tensor
 from know.data.catalogue import dataset
 from know.data.images import ImageSet, images_digest, load
 from know.data.options import Downsize
+from know.data.sources import Part
 from know.data.subsets import stratified_order
 from know.options import ParamError
 from know.paths import atomic
@@ -62,7 +63,12 @@ class Task:
 
     def test(self, device: torch.device) -> ImageSet:
         """The test images: measured on, and nothing else."""
-        return _test(self, device)
+        return _test(self, "test", device)
+
+    def unseen(self, device: torch.device) -> ImageSet:
+        """The images to measure on where nothing was learned from its domains: the test images, or all, as is usual for the
+        data set."""
+        return _test(self, "all" if dataset(self.dataset).whole else "test", device)
 
 
 def meta_pool(name: str, meta_share: float) -> ImageSet:
@@ -82,8 +88,8 @@ def _pool(task: Task, use: Literal["experiment", "meta"], device: torch.device) 
 
 
 @lru_cache(maxsize=4)
-def _test(task: Task, device: torch.device) -> ImageSet:
-    return _of(load(task.dataset, "test", side=task.image_size), task).to(device)
+def _test(task: Task, part: Part, device: torch.device) -> ImageSet:
+    return _of(load(task.dataset, part, side=task.image_size), task).to(device)
 
 
 def _of(images: ImageSet, task: Task) -> ImageSet:

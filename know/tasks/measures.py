@@ -11,13 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from know.data.images import Images, Samples
-from know.data.names import END, IGNORED, PAD, START
+from know.data.names import END, IGNORED, PAD, START, UNKNOWN
 from know.tasks.loss import autocast, kind_of, scored
 from know.tasks.options import Kind
 
 AT_ONCE, PIXELS = 500, 1 << 22
 """The most images, and the most of their pixels, that are measured at once."""
 BINS = 15
+UNSAID = -1
+"""A word that no net says."""
 
 
 class Metric(Protocol):
@@ -142,7 +144,8 @@ class Calibration:
 @torch.no_grad()
 def bleu(net: nn.Module, data: Images, kind: Kind) -> float | None:
     """BLEU (Papineni et al., ACL 2002), share, 0 to 1, of the captions that ``net`` gives to images, word by most probable word,
-    against their own: of n-grams up to 4 words, or the longest caption if that is shorter. None in a task without captions."""
+    against their own: of n-grams up to 4 words, or the longest caption if that is shorter; a word that is not in the vocabulary is
+    never right. None in a task without captions."""
     if kind != "captioning":
         return None
     net.eval()
@@ -154,7 +157,7 @@ def bleu(net: nn.Module, data: Images, kind: Kind) -> float | None:
                 following = net(images, said)[:, :, -1].argmax(1, keepdim=True)
             said = torch.cat([said, following], 1)
         given += map(_words, said.tolist())
-        own += map(_words, tokens.tolist())
+        own += map(_words, tokens.masked_fill(tokens == UNKNOWN, UNSAID).tolist())
     from torchmetrics.text import BLEUScore  # here, for it takes a second to load
 
     metric = BLEUScore(min(4, max(len(caption.split()) for caption in own)))

@@ -216,7 +216,9 @@ class TransferJob:
 
     def test(self) -> ImageSet:
         """The images to judge by."""
-        return (self.task if self.held_out is None else self.task.only(self.held_out)).test(here())
+        if self.held_out is None:
+            return self.task.test(here())
+        return self.task.only(self.held_out).unseen(here())
 
     def net(self, data: ImageSet) -> tuple[nn.Module, list[nn.Parameter]]:
         """The network before fine-tuning, under its new head, and what in it is new (``transferred``)."""
