@@ -158,7 +158,7 @@ class Comparisons:
     def _crossed_pairs(self, crossed: Sequence[Start]) -> list[tuple[Start, Start]]:
         """Each start of two rules with naïve transfer treated alike; the candidate also with the others that are treated as it is,
         and with naïve transfer under that one's own rule."""
-        every = dict.fromkeys([*self.crossings, *(one for one in crossed if one.name == self.candidate)])
+        every = sorted({*self.crossings, *(one for one in crossed if one.name == self.candidate)})
         own, others = ([one for one in every if (one.name == self.candidate) == mine] for mine in (True, False))
         alike = [(one, base) for one in every if (base := self.alike(one)) is not None]
         beside = [(one, other) for other in others if (one := self.crossed.get((self.candidate, other.rule)))]
