@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
+import joblib
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset, default_collate
 
 from know.data.catalogue import DatasetSpec, dataset
 from know.data.decoding import image_array, mask_array
 from know.data.layouts import Listing
 from know.data.names import IGNORED, VOID
 from know.data.sources import Part, digest
+from know.run.device import sharing
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 IN_MEMORY = float(os.environ.get("KNOW_IN_MEMORY", 4e9))
 """The bytes of decoded images up to which a part of a data set is held in memory."""
-WORKERS = int(os.environ.get("KNOW_WORKERS", 2))
-"""The processes that read images from files for one that trains, unless there are fewer than ``EACH`` for one of them."""
-EACH = 200
+WORKERS = int(os.environ.get("KNOW_WORKERS", 0))
+"""The threads that read images from files for a process that trains; 0: its share of the machine's cores."""
 
 
 class Samples(Protocol):
@@ -58,14 +65,19 @@ def equal_batches(total: int, batch_size: int, generator: torch.Generator | None
     return order.tensor_split(max(1, math.ceil(total / batch_size)))
 
 
-def reading(
-    data: Dataset[Any], index: Tensor, batch_size: int, workers: int,
-    order: torch.Generator | None, seeds: torch.Generator | None,
-) -> DataLoader[Any]:  # fmt: skip
-    """The samples ``index`` (n,) of a data set, read by so many processes, in ``equal_batches`` as ``order`` shuffles them;
-    ``seeds``: what these processes' own randomness is drawn from, the global generator if None."""
-    groups = [index[part].tolist() for part in equal_batches(len(index), batch_size, order)]
-    return DataLoader(data, batch_sampler=groups, num_workers=workers, generator=seeds)
+def in_threads(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int) -> Iterator[R]:
+    """``map(function, items)`` by so many threads, which are no more than ``ahead`` items ahead of who iterates. An item's error
+    is raised in its place."""
+    pool, pending = ThreadPoolExecutor(threads), deque[Future[R]]()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -251,7 +263,7 @@ class Files(Dataset[tuple[Tensor, Tensor | int]]):
 
 class FileSet(ImageSet):
     """An ``ImageSet`` that memory does not hold: images and masks are read from their files whenever they are needed, by
-    several processes, and are the same as if they had been read at once.
+    several threads, and are the same as if they had been read at once.
 
     ``images`` and ``targets`` read all of them. Labels and the like stay on the CPU; batches come on the device.
     """
@@ -298,10 +310,14 @@ class FileSet(ImageSet):
         for images, targets in self._read(batch_size, generator):
             yield normalise(images.to(self.device)), losable(targets.to(self.device))
 
-    def _read(self, batch_size: int, generator: torch.Generator | None = None) -> DataLoader[Any]:
-        """Nothing is random in reading, so ``generator`` and the global one are left as an ``ImageSet`` leaves them."""
-        processes = min(WORKERS, len(self) // EACH)
-        return reading(self.files, torch.arange(len(self)), batch_size, processes, generator, torch.Generator())
+    def _read(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[list[Tensor]]:
+        """A batch is read while the one before it is used; nothing is random in that. By threads: a process of the executor may
+        have no processes of its own, and Pillow decodes and resizes without Python's lock."""
+        groups = equal_batches(len(self), batch_size, generator)
+        threads = WORKERS or max(1, joblib.cpu_count() // sharing())
+        samples = in_threads(self.files.__getitem__, torch.cat(groups).tolist(), threads, len(groups[0]))
+        for group in groups:
+            yield default_collate([*islice(samples, len(group))])
 
     def loaded(self) -> ImageSet:
         """The same in memory, on the device."""
