@@ -3,6 +3,7 @@
 import shutil
 import socket
 import threading
+from dataclasses import replace
 
 import joblib
 import numpy as np
@@ -17,10 +18,11 @@ from PIL import Image
 from know import paths
 from know.data import catalogue, images, layouts
 from know.data.catalogue import DATASETS, FLICKR8K, dataset
-from know.data.images import FileSet, images_digest, load
+from know.data.images import FileSet, ImageSet, images_digest, load
 from know.data.layouts import Flickr8k, Published, words_of
 from know.data.names import END, PAD, SPECIAL, START, UNKNOWN, VOID
 from know.data.sources import DataError
+from know.data.splits import Task
 from know.run.executor import map_all
 from know.run.options import Compute
 
@@ -93,6 +95,17 @@ def test_from_files_or_memory_all_is_the_same(name, monkeypatch):
                 assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[0].stride() == b[0].stride()
     if whole.domains is not None:
         assert torch.equal(whole.of_domains([1, 3]).images, files.of_domains([1, 3]).images)
+
+
+def test_only_what_a_task_has_is_decoded_and_held_if_it_is_small(tmp_path, monkeypatch):
+    write("pacs", tmp_path / "raw" / "pacs", 3, 4)
+    read, whole = [], images.Files.__getitem__
+    monkeypatch.setattr(images.Files, "__getitem__", lambda files, i: read.append(i) or whole(files, i))
+    monkeypatch.setattr(images, "IN_MEMORY", 8 * 3 * 8 * 8)
+    cpu, one = torch.device("cpu"), Task("pacs", (0, 2), image_size=8, domains=(1,))
+    assert type(one.pool(cpu)) is ImageSet and len(one.pool(cpu)) == len(read) == 8
+    assert type(one.test(cpu)) is ImageSet and len(read) == 8 + 4
+    assert type(replace(one, domains=()).pool(cpu)) is FileSet and len(read) == 8 + 4
 
 
 def test_how_many_threads_read_changes_nothing(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 IN_MEMORY = float(os.environ.get("KNOW_IN_MEMORY", 4e9))
-"""The bytes of decoded images up to which a part of a data set is held in memory."""
+"""The bytes of decoded images up to which what is used of a part of a data set is held in memory."""
 WORKERS = int(os.environ.get("KNOW_WORKERS", 0))
 """The threads that read images from files for a process that trains; 0: its share of the machine's cores."""
 
@@ -355,9 +355,19 @@ class FileSet(ImageSet):
         return type(self)(self.files, device)
 
 
+def held(images: ImageSet) -> ImageSet:
+    """The same in memory; a ``FileSet`` stays one if its images take more than ``IN_MEMORY`` bytes."""
+    return images.loaded() if isinstance(images, FileSet) and images.nbytes <= IN_MEMORY else images
+
+
 def load(name: str, part: Part, folder: Path | None = None, side: int | None = None) -> ImageSet:
-    """A data set's training or test part, by its name in the catalogue: a ``FileSet``, if it is one of files, whose images
-    take more than ``IN_MEMORY`` bytes.
+    """What is ``held`` of a data set's training or test part. Arguments and errors as ``opened`` has them."""
+    return held(opened(name, part, folder, side))
+
+
+def opened(name: str, part: Part, folder: Path | None = None, side: int | None = None) -> ImageSet:
+    """A data set's training or test part, by its name in the catalogue: a ``FileSet``, if it is one of files, of which none is
+    decoded.
 
     Args:
         folder: where the user has the raw files of a full data set; those that come with the repository need none.
@@ -370,8 +380,7 @@ def load(name: str, part: Part, folder: Path | None = None, side: int | None = N
     spec = dataset(name)
     found = spec.fetch(part, folder)
     if isinstance(found, Listing):
-        files = FileSet(Files(_named(found, spec), spec.channels, side or spec.size))
-        return files if files.nbytes > IN_MEMORY else files.loaded()
+        return FileSet(Files(_named(found, spec), spec.channels, side or spec.size))
     arrays: dict[str, Any] = {
         name: torch.from_numpy(array) for name, array in found._asdict().items() if array is not None
     }

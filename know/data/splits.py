@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from know.data.catalogue import dataset
-from know.data.images import ImageSet, images_digest, load
+from know.data.images import ImageSet, held, images_digest, opened
 from know.data.options import Downsize
 from know.data.subsets import stratified_order
 from know.options import ParamError
@@ -73,7 +73,7 @@ def meta_pool(name: str, meta_share: float) -> ImageSet:
 
 @lru_cache(maxsize=8)
 def _pool(task: Task, use: Literal["experiment", "meta"], device: torch.device) -> ImageSet:
-    images = load(task.dataset, "train", side=task.image_size)
+    images = opened(task.dataset, "train", side=task.image_size)
     if task.meta_share:
         order = stratified_order(images.labels, derive("pools", task.dataset))
         cut = round(task.meta_share * len(order))
@@ -83,11 +83,11 @@ def _pool(task: Task, use: Literal["experiment", "meta"], device: torch.device) 
 
 @lru_cache(maxsize=4)
 def _test(task: Task, device: torch.device) -> ImageSet:
-    return _of(load(task.dataset, "test", side=task.image_size), task).to(device)
+    return _of(opened(task.dataset, "test", side=task.image_size), task).to(device)
 
 
 def _of(images: ImageSet, task: Task) -> ImageSet:
-    return (images.of_domains(task.domains) if task.domains else images).of_classes(task.classes)
+    return held((images.of_domains(task.domains) if task.domains else images).of_classes(task.classes))
 
 
 def source_task(params: Downsize) -> Task:
