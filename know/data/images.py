@@ -302,9 +302,9 @@ class FileSet(ImageSet):
         return self.files.channels, self.files.side, self.files.side
 
     @property
-    def nbytes(self) -> int:
-        """What it takes in memory."""
-        return len(self) * self.files.side**2 * (self.channels + bool(self.files.listing.masks))
+    def stays(self) -> bool:
+        """Whether it would take more than ``IN_MEMORY`` bytes in memory, and so stays in its files."""
+        return len(self) * self.files.side**2 * (self.channels + bool(self.files.listing.masks)) > IN_MEMORY
 
     def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         for images, targets in self._read(batch_size, generator):
@@ -356,8 +356,8 @@ class FileSet(ImageSet):
 
 
 def held(images: ImageSet) -> ImageSet:
-    """The same in memory; a ``FileSet`` stays one if its images take more than ``IN_MEMORY`` bytes."""
-    return images.loaded() if isinstance(images, FileSet) and images.nbytes <= IN_MEMORY else images
+    """The same in memory, but for a ``FileSet`` that ``stays``."""
+    return images.loaded() if isinstance(images, FileSet) and not images.stays else images
 
 
 def load(name: str, part: Part, folder: Path | None = None, side: int | None = None) -> ImageSet:
