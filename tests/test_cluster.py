@@ -13,13 +13,17 @@ import dask
 import pytest
 import torch
 from dask.distributed import LocalCluster
+from layouts import write
 from torch import Tensor
 
 from know import paths
+from know.data.catalogue import dataset
+from know.data.images import Files, FileSet
 from know.models.build import build
 from know.run import executor
 from know.run.executor import map_all, run_all
 from know.run.options import Compute
+from know.training.loop import Recipe, fit
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,22 @@ def trained(job: Job) -> Tensor:
             for parameter in net.parameters():
                 parameter -= 0.01 * parameter.grad
     time.sleep(0.1)
+    return net.state_dict()["head.weight"]
+
+
+@dataclass(frozen=True)
+class FromFiles:
+    """``held``: in memory, once they are read."""
+
+    seed: int
+    folder: str
+    held: bool
+
+
+def trained_from_files(job: FromFiles) -> Tensor:
+    files = FileSet(Files(dataset("cub").fetch("train", Path(job.folder)), channels=3, side=16))
+    net = build("cnn", 3, 2, job.seed)
+    fit(net, files.loaded() if job.held else files, Recipe(2, 64, 1e-3, augment="affine"), job.seed, validation=files)
     return net.state_dict()["head.weight"]
 
 
@@ -91,6 +111,15 @@ def test_a_killed_worker_loses_nothing_and_results_are_those_of_one_machine(clus
     begun = len(list((place / "dask").iterdir()))
     run_all(trained, jobs, on(cluster), "again")
     assert len(list((place / "dask").iterdir())) == begun, "what is recorded is not computed again"
+
+
+@pytest.mark.parametrize("backend", ["loky", "dask"])
+def test_the_processes_of_both_back_ends_read_images_from_files(backend, cluster, tmp_path):
+    write("cub", tmp_path, 2, 220)
+    compute = on(cluster) if backend == "dask" else ALONE.model_copy(update={"jobs": 2})
+    found = map_all(trained_from_files, [FromFiles(seed, str(tmp_path), False) for seed in (0, 1)], compute, backend)
+    held = map_all(trained_from_files, [FromFiles(seed, str(tmp_path), True) for seed in (0, 1)], ALONE, "held")
+    assert all(torch.equal(a, b) for a, b in zip(found, held, strict=True))
 
 
 def test_a_store_that_the_workers_do_not_share_is_an_error(cluster, place, monkeypatch, tmp_path):

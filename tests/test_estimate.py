@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MICRO, write_params
+from layouts import write
 
 from know import params as know_params
+from know import paths
+from know.data import images
 from know.stages import __main__, estimate
 from know.stages.evaluate import SCRATCH, treated
 
@@ -31,6 +34,42 @@ def test_counts_by_hand(micro):
     assert sum(work.runs for work in estimate.works(micro)["meta_train"]) == 6
 
 
+def test_what_is_measured_counts_by_hand(micro):
+    """60 validation images, and 500 test images of five digits, and as many of the other five."""
+    forget = {work.what: work for work in estimate.works(micro)["forget"]}
+    each = 500 + 60 + 192  # at every weight; D_k and the rest of D_0 are D_0
+    assert forget["training, at most"].looked_at == 6 * 3 * 60
+    assert forget["forgetting"].looked_at == 4 * 5 * each + 2 * (500 + 60 + 384)
+    assert forget["as long, on all of D_0"].looked_at == 2 * 5 * each
+    assert forget["training on"].looked_at == 0
+    (predict,) = estimate.works(micro)["predict"]
+    starts = estimate.planned_starts(micro, {384, 192, 96}, STATE)
+    shown = [start for start in starts if start.method in ("theta", "trained") or start.crossed]
+    assert len(shown) < len(starts) and {start.batchnorm for start in starts} == {"re-estimate", "reset"}
+    anew = [start for start in starts if start.batchnorm == "re-estimate"]
+    assert predict.images == 0 and predict.looked_at == 2 * (len(anew) * 192 + (len(starts) - len(shown)) * 500)
+    tuned, curves = estimate.works(micro)["evaluate"]
+    assert tuned.looked_at == tuned.runs * (60 + 500)
+    assert curves.looked_at == curves.runs * 60 * (1 + micro.evaluate.fine_tuning.epochs)
+
+
+def test_images_that_stay_in_files_are_read_and_those_that_are_not_there_are_no_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RAW", tmp_path)
+    monkeypatch.setattr(images, "IN_MEMORY", 0)
+    monkeypatch.setattr(estimate, "PROBE", 0.0)
+    write("cub", tmp_path / "cub", 3, 40)
+    classes = {"source_classes": [0, 1], "downstream_classes": [0, 1]}
+    sizes = {"image_size": 16, "source_images": 40, "validation_images": 8, "headroom_images": []}
+    params = loaded(tmp_path, downsize={"dataset": "cub", "downstream_dataset": "stanford-cars"} | classes | sizes)
+    works = estimate.works(params)
+    source, downstream = works["forget"][0].network, works["evaluate"][0].network
+    assert source.files.dataset == "cub" and downstream.files is None
+    read, whole = [], images.Files.__getitem__
+    monkeypatch.setattr(images.Files, "__getitem__", lambda files, i: read.append(i) or whole(files, i))
+    assert estimate.seconds_an_image(downstream) and not read
+    assert all(seconds > 0 for seconds in estimate.seconds_an_image(source)) and read
+
+
 def test_of_the_others_only_the_last_step_is_kept(tmp_path):
     every = estimate.planned_starts(loaded(tmp_path), {192}, STATE)
     params = loaded(tmp_path, predict={"kept": "last"}, evaluate={"steps": "last"})
@@ -44,7 +83,7 @@ def test_of_the_others_only_the_last_step_is_kept(tmp_path):
 
 
 def test_a_long_stage_is_announced_and_no_other(micro, monkeypatch):
-    monkeypatch.setattr(estimate, "map_all", lambda function, jobs, *_: [0.001] * len(jobs))
+    monkeypatch.setattr(estimate, "map_all", lambda function, jobs, *_: [(0.001, 0.001)] * len(jobs))
     assert estimate.announced(micro, "forget") == [] == estimate.announced(micro, "report")
     monkeypatch.setattr(estimate, "LONG", 1000)
     first, *parts = estimate.announced(micro, "forget")
@@ -64,7 +103,9 @@ def test_the_networks_own_time_is_measured(micro, monkeypatch, capsys):
 def test_an_image_s_time_is_measured_in_as_many_processes_as_will_run(micro, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        estimate, "map_all", lambda function, jobs, *_: asked.append(len(jobs)) or [0.001, 0.003][: len(jobs)]
+        estimate,
+        "map_all",
+        lambda function, jobs, *_: asked.append(len(jobs)) or [(0.001, 0.0005), (0.003, 0.0015)][: len(jobs)],
     )
 
     def hours(jobs: int) -> float:
@@ -72,19 +113,24 @@ def test_an_image_s_time_is_measured_in_as_many_processes_as_will_run(micro, mon
         *_, last = estimate.lines(micro.model_copy(update={"compute": compute}), __main__.TRAINING)
         return float(last.split()[3])
 
-    monkeypatch.setattr(estimate, "works", lambda params: {"forget": [estimate.Work("training", 2, 3.6e9, NETWORK)]})
+    work = estimate.Work("training", 2, 1.8e9, NETWORK, looked_at=3.6e9)
+    monkeypatch.setattr(estimate, "works", lambda params: {"forget": [work]})
     assert (hours(1), hours(2)) == (1000.0, 1000.0) and asked == [1, 2]
 
 
 def test_a_process_s_first_step_is_no_part_of_an_image_s_time(monkeypatch):
     """It loads a compiler, or starts a GPU: seconds, which would count as those of a few images."""
-    now, calls = 0.0, []
+    now, begun = 0.0, set()
 
-    def fit(net, data, recipe, seed):
-        nonlocal now
-        now += 0.001 * len(data) + (0 if calls else 5)
-        calls.append(len(data))
+    def taking(seconds):
+        def work(net, data, *_, **__):
+            nonlocal now
+            now += seconds * len(data) + (0 if seconds in begun else 5)
+            begun.add(seconds)
 
-    monkeypatch.setattr(estimate, "fit", fit)
+        return work
+
+    monkeypatch.setattr(estimate, "fit", taking(0.001))
+    monkeypatch.setattr(estimate, "measure", taking(0.0004))
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: now)
-    assert estimate.seconds_an_image(NETWORK) == pytest.approx(0.001)
+    assert estimate.seconds_an_image(NETWORK) == pytest.approx((0.001, 0.0004))

@@ -1,14 +1,19 @@
 """Which runs the evaluation makes of the starts, and which of them it judges."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
 
+from know.data.images import ImageSet, normalise
 from know.options import ParamError
 from know.params import load
+from know.stages import predict
 from know.stages.evaluate import SCRATCH, chosen, draws, select, treated
 from know.stages.forget import check_fall
-from know.stages.predict import kept, ruled
+from know.stages.predict import Maker, kept, ruled
 from know.stages.results import SavedStart
 
 NAIVE = SavedStart("main", "naive", 0, 0, "reference")
@@ -119,6 +124,20 @@ def test_batchnorm_is_reset_in_what_was_predicted_and_crossed_where_asked():
         ("naive", "re-estimate", False), ("naive", "reset", True), ("known", "reset", False), ("known", "re-estimate", True),
     ]  # fmt: skip
     assert KNOWN[0].path(0) != SavedStart("main", "known", 0, 1, "method", batchnorm="reset", crossed=True).path(0)
+
+
+@pytest.mark.parametrize(("side", "sizes"), [(8, [12]), (724, [6, 6])])  # 724² × 8 is 2²² pixels
+def test_batchnorm_is_re_estimated_on_the_first_images_as_many_at_once_as_memory_holds(side, sizes, monkeypatch):
+    monkeypatch.setattr(predict, "REESTIMATED", 12)
+    values = torch.arange(20, dtype=torch.uint8)[:, None, None, None].expand(20, 1, side, side)
+    images = ImageSet(values, torch.zeros(20, dtype=torch.int64), ("a",))
+    net, seen = torch.nn.Sequential(torch.nn.BatchNorm2d(1)), []
+    net.register_forward_pre_hook(lambda net, given: seen.append(len(given[0])))
+    source = SimpleNamespace(net=lambda state: net, images_of=lambda size: images.select(torch.arange(size)))
+    some = SimpleNamespace(downsize=SimpleNamespace(source_images=20))
+    Maker(some, source, net.state_dict()).net(replace(NAIVE, batchnorm="re-estimate"), net.state_dict())
+    assert seen == sizes
+    assert net[0].running_mean.item() == pytest.approx(normalise(images.images[:12]).mean().item(), rel=1e-4)
 
 
 def test_the_gate_wants_accuracy_to_fall_at_every_step_and_by_enough():

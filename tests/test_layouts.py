@@ -2,11 +2,14 @@
 
 import shutil
 import socket
+import threading
 from dataclasses import replace
 
+import joblib
 import numpy as np
 import pytest
 import torch
+from conftest import until
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import NAMES, write
@@ -15,11 +18,13 @@ from PIL import Image
 from know import params, paths
 from know.data import catalogue, images, layouts
 from know.data.catalogue import DATASETS, FLICKR8K, dataset
-from know.data.images import FileSet, images_digest, load
+from know.data.images import FileSet, ImageSet, images_digest, load
 from know.data.layouts import Flickr8k, Published, words_of
 from know.data.names import END, PAD, SPECIAL, START, UNKNOWN, VOID
 from know.data.sources import DataError
 from know.data.splits import Task
+from know.run.executor import map_all
+from know.run.options import Compute
 from know.training.runs import TransferJob
 
 CLASSES, PER_CLASS, SIDE = 3, 4, 12
@@ -93,16 +98,65 @@ def test_from_files_or_memory_all_is_the_same(name, monkeypatch):
         assert torch.equal(whole.of_domains([1, 3]).images, files.of_domains([1, 3]).images)
 
 
-def test_workers_change_nothing(tmp_path, monkeypatch):
+def test_only_what_a_task_has_is_decoded_and_held_if_it_is_small(tmp_path, monkeypatch):
+    write("pacs", tmp_path / "raw" / "pacs", 3, 4)
+    read, whole = [], images.Files.__getitem__
+    monkeypatch.setattr(images.Files, "__getitem__", lambda files, i: read.append(i) or whole(files, i))
+    monkeypatch.setattr(images, "IN_MEMORY", 8 * 3 * 8 * 8)
+    cpu, one = torch.device("cpu"), Task("pacs", (0, 2), image_size=8, domains=(1,))
+    assert type(one.pool(cpu)) is ImageSet and len(one.pool(cpu)) == len(read) == 8
+    assert type(one.test(cpu)) is ImageSet and len(read) == 8 + 4
+    assert type(replace(one, domains=()).pool(cpu)) is FileSet and len(read) == 8 + 4
+
+
+def test_how_many_threads_read_changes_nothing(tmp_path, monkeypatch):
     write("voc", tmp_path / "raw" / "voc", 2, 3)
     monkeypatch.setattr(images, "IN_MEMORY", 0)
-    monkeypatch.setattr(images, "EACH", 2)
     seen, state = [], torch.get_rng_state()
-    for workers in (0, 2):
+    for workers in (1, 3):
         monkeypatch.setattr(images, "WORKERS", workers)
         seen.append([t for b in load("voc", "train", side=8).batches(2, torch.Generator().manual_seed(0)) for t in b])
     assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_threads_read_little_ahead_and_end_with_who_asks(tmp_path, monkeypatch):
+    write("voc", tmp_path / "raw" / "voc", 2, 30)
+    monkeypatch.setattr(images, "IN_MEMORY", 0)
+    data, threads, read = load("voc", "train", side=8), threading.active_count(), []
+    whole = images.Files.__getitem__
+    monkeypatch.setattr(images.Files, "__getitem__", lambda files, i: read.append(i) or whole(files, i))
+    batches = data.batches(4)
+    next(batches)
+    until(lambda: len(read) == 8)  # the next batch too
+    assert threading.active_count() > threads
+    next(batches)
+    batches.close()
+    assert threading.active_count() == threads and sorted(read) == list(range(len(read))) and len(read) <= 12
+
+
+def test_a_file_that_is_damaged_since_is_named_where_its_batch_is_asked_for(tmp_path, monkeypatch):
+    write("cub", tmp_path / "raw" / "cub", 2, 3)
+    monkeypatch.setattr(images, "IN_MEMORY", 0)
+    data, threads = load("cub", "train", side=8), threading.active_count()
+    data.files.listing.images[4].write_bytes(b"damaged")
+    batches = data.batches(2)
+    assert [len(labels) for _, labels in (next(batches), next(batches))] == [2, 2]
+    with pytest.raises(ValueError, match=rf"{data.files.listing.images[4].name}: not a readable image"):
+        next(batches)
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize(("jobs", "threads"), [(1, 8), (2, 4), (16, 1)])
+def test_processes_that_share_the_machine_share_its_cores(jobs, threads, tmp_path, monkeypatch):
+    write("cub", tmp_path / "raw" / "cub", 2, 3)
+    monkeypatch.setattr(images, "IN_MEMORY", 0)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+    asked, in_threads = [], images.in_threads
+    monkeypatch.setattr(images, "in_threads", lambda *given: asked.append(given[2]) or in_threads(*given))
+    data, compute = load("cub", "train", side=8), Compute(device="cpu", jobs=jobs, backend="loky", deterministic=False)
+    map_all(lambda part: len(list(part.batches(2))), [data], compute, "x")
+    assert asked == [threads]
 
 
 def test_digests_are_of_the_contents(tmp_path):

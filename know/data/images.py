@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
+import joblib
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset, default_collate
 
 from know.data.catalogue import DatasetSpec, dataset
 from know.data.decoding import image_array, mask_array
 from know.data.layouts import Listing
 from know.data.names import IGNORED, VOID
 from know.data.sources import Part, digest
+from know.run.device import sharing
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 IN_MEMORY = float(os.environ.get("KNOW_IN_MEMORY", 4e9))
-"""The bytes of decoded images up to which a part of a data set is held in memory."""
-WORKERS = int(os.environ.get("KNOW_WORKERS", 2))
-"""The processes that read images from files for one that trains, unless there are fewer than ``EACH`` for one of them."""
-EACH = 200
+"""The bytes of decoded images up to which what is used of a part of a data set is held in memory."""
+WORKERS = int(os.environ.get("KNOW_WORKERS", 0))
+"""The threads that read images from files for a process that trains; 0: its share of the machine's cores."""
 
 
 class Samples(Protocol):
@@ -58,14 +65,19 @@ def equal_batches(total: int, batch_size: int, generator: torch.Generator | None
     return order.tensor_split(max(1, math.ceil(total / batch_size)))
 
 
-def reading(
-    data: Dataset[Any], index: Tensor, batch_size: int, workers: int,
-    order: torch.Generator | None, seeds: torch.Generator | None,
-) -> DataLoader[Any]:  # fmt: skip
-    """The samples ``index`` (n,) of a data set, read by so many processes, in ``equal_batches`` as ``order`` shuffles them;
-    ``seeds``: what these processes' own randomness is drawn from, the global generator if None."""
-    groups = [index[part].tolist() for part in equal_batches(len(index), batch_size, order)]
-    return DataLoader(data, batch_sampler=groups, num_workers=workers, generator=seeds)
+def in_threads(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int) -> Iterator[R]:
+    """``map(function, items)`` by so many threads, which are no more than ``ahead`` items ahead of who iterates. An item's error
+    is raised in its place."""
+    pool, pending = ThreadPoolExecutor(threads), deque[Future[R]]()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -251,7 +263,7 @@ class Files(Dataset[tuple[Tensor, Tensor | int]]):
 
 class FileSet(ImageSet):
     """An ``ImageSet`` that memory does not hold: images and masks are read from their files whenever they are needed, by
-    several processes, and are the same as if they had been read at once.
+    several threads, and are the same as if they had been read at once.
 
     ``images`` and ``targets`` read all of them. Labels and the like stay on the CPU; batches come on the device.
     """
@@ -290,18 +302,22 @@ class FileSet(ImageSet):
         return self.files.channels, self.files.side, self.files.side
 
     @property
-    def nbytes(self) -> int:
-        """What it takes in memory."""
-        return len(self) * self.files.side**2 * (self.channels + bool(self.files.listing.masks))
+    def stays(self) -> bool:
+        """Whether it would take more than ``IN_MEMORY`` bytes in memory, and so stays in its files."""
+        return len(self) * self.files.side**2 * (self.channels + bool(self.files.listing.masks)) > IN_MEMORY
 
     def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         for images, targets in self._read(batch_size, generator):
             yield normalise(images.to(self.device)), losable(targets.to(self.device))
 
-    def _read(self, batch_size: int, generator: torch.Generator | None = None) -> DataLoader[Any]:
-        """Nothing is random in reading, so ``generator`` and the global one are left as an ``ImageSet`` leaves them."""
-        processes = min(WORKERS, len(self) // EACH)
-        return reading(self.files, torch.arange(len(self)), batch_size, processes, generator, torch.Generator())
+    def _read(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[list[Tensor]]:
+        """A batch is read while the one before it is used; nothing is random in that. By threads: a process of the executor may
+        have no processes of its own, and Pillow decodes and resizes without Python's lock."""
+        groups = equal_batches(len(self), batch_size, generator)
+        threads = WORKERS or max(1, joblib.cpu_count() // sharing())
+        samples = in_threads(self.files.__getitem__, torch.cat(groups).tolist(), threads, len(groups[0]))
+        for group in groups:
+            yield default_collate([*islice(samples, len(group))])
 
     def loaded(self) -> ImageSet:
         """The same in memory, on the device."""
@@ -339,9 +355,19 @@ class FileSet(ImageSet):
         return type(self)(self.files, device)
 
 
+def held(images: ImageSet) -> ImageSet:
+    """The same in memory, but for a ``FileSet`` that ``stays``."""
+    return images.loaded() if isinstance(images, FileSet) and not images.stays else images
+
+
 def load(name: str, part: Part, folder: Path | None = None, side: int | None = None) -> ImageSet:
-    """A data set's training or test part, by its name in the catalogue: a ``FileSet``, if it is one of files, whose images
-    take more than ``IN_MEMORY`` bytes.
+    """What is ``held`` of a data set's training or test part. Arguments and errors as ``opened`` has them."""
+    return held(opened(name, part, folder, side))
+
+
+def opened(name: str, part: Part, folder: Path | None = None, side: int | None = None) -> ImageSet:
+    """A data set's training or test part, by its name in the catalogue: a ``FileSet``, if it is one of files, of which none is
+    decoded.
 
     Args:
         folder: where the user has the raw files of a full data set; those that come with the repository need none.
@@ -354,8 +380,7 @@ def load(name: str, part: Part, folder: Path | None = None, side: int | None = N
     spec = dataset(name)
     found = spec.fetch(part, folder)
     if isinstance(found, Listing):
-        files = FileSet(Files(_named(found, spec), spec.channels, side or spec.size))
-        return files if files.nbytes > IN_MEMORY else files.loaded()
+        return FileSet(Files(_named(found, spec), spec.channels, side or spec.size))
     arrays: dict[str, Any] = {
         name: torch.from_numpy(array) for name, array in found._asdict().items() if array is not None
     }

@@ -13,12 +13,12 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from know.data.decoding import decoded, middle_square
-from know.data.images import reading
+from know.data.images import equal_batches
 from know.options import reason
 from know.run.progress import track
 
@@ -135,7 +135,9 @@ class DatasetPart:
 
     def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """As the data set collates them: (inputs, labels), unless its samples are something else."""
-        loader = reading(self.dataset, self.index, batch_size, self.workers, generator, generator)
+        groups = [self.index[part].tolist() for part in equal_batches(len(self), batch_size, generator)]
+        # By processes, for a user's data set may not be safe in threads; their own randomness is drawn from the generator too.
+        loader = DataLoader(self.dataset, batch_sampler=groups, num_workers=self.workers, generator=generator)
         for batch in track(loader, desc=self.shown) if self.shown else loader:
             yield moved(batch, self.device)
 

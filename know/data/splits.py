@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from know.data.catalogue import dataset
-from know.data.images import ImageSet, images_digest, load
+from know.data.images import ImageSet, held, images_digest, opened
 from know.data.options import Downsize
 from know.data.sources import Part
 from know.data.subsets import stratified_order
@@ -57,6 +57,15 @@ class Task:
         """What is told apart."""
         return dataset(self.dataset).kind
 
+    def opened(self, part: Part, use: Literal["experiment", "meta"] = "experiment") -> ImageSet:
+        """Its images of a part, and of the training images those that are for this use; those in files are not decoded."""
+        images = opened(self.dataset, part, side=self.image_size)
+        if self.meta_share and part == "train":
+            order = stratified_order(images.labels, derive("pools", self.dataset))
+            cut = round(self.meta_share * len(order))
+            images = images.select((order[:cut] if use == "meta" else order[cut:]).sort().values)
+        return (images.of_domains(self.domains) if self.domains else images).of_classes(self.classes)
+
     def pool(self, device: torch.device) -> ImageSet:
         """The training images that the experiment may see."""
         return _pool(self, "experiment", device)
@@ -79,21 +88,12 @@ def meta_pool(name: str, meta_share: float) -> ImageSet:
 
 @lru_cache(maxsize=8)
 def _pool(task: Task, use: Literal["experiment", "meta"], device: torch.device) -> ImageSet:
-    images = load(task.dataset, "train", side=task.image_size)
-    if task.meta_share:
-        order = stratified_order(images.labels, derive("pools", task.dataset))
-        cut = round(task.meta_share * len(order))
-        images = images.select((order[:cut] if use == "meta" else order[cut:]).sort().values)
-    return _of(images, task).to(device)
+    return held(task.opened("train", use)).to(device)
 
 
 @lru_cache(maxsize=4)
 def _test(task: Task, part: Part, device: torch.device) -> ImageSet:
-    return _of(load(task.dataset, part, side=task.image_size), task).to(device)
-
-
-def _of(images: ImageSet, task: Task) -> ImageSet:
-    return (images.of_domains(task.domains) if task.domains else images).of_classes(task.classes)
+    return held(task.opened(part)).to(device)
 
 
 def source_task(params: Downsize) -> Task:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _here = torch.device("cpu")
 _compiled = False
 _together: Accelerator | None = None
+_sharing = 1
 
 
 def device_named(name: str) -> torch.device:
@@ -47,14 +48,21 @@ def together() -> Accelerator | None:
     return _together
 
 
+def sharing() -> int:
+    """How many processes share this machine's cores, this one among them."""
+    return _sharing
+
+
 @contextmanager
-def on(device: torch.device, compiled: bool = False, together: Accelerator | None = None) -> Iterator[None]:
+def on(
+    device: torch.device, compiled: bool = False, together: Accelerator | None = None, sharing: int = 1
+) -> Iterator[None]:
     """Let the runs in the block compute on this device, with their nets compiled or as they are, ``together`` with other
-    processes or alone."""
-    global _here, _compiled, _together
-    before = _here, _compiled, _together
-    _here, _compiled, _together = device, compiled, together
+    processes or alone, ``sharing`` the machine with so many, themselves among them."""
+    global _here, _compiled, _together, _sharing
+    before = _here, _compiled, _together, _sharing
+    _here, _compiled, _together, _sharing = device, compiled, together, sharing
     try:
         yield
     finally:
-        _here, _compiled, _together = before
+        _here, _compiled, _together, _sharing = before

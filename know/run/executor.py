@@ -93,7 +93,7 @@ def _as_run(compute: Compute, together: Accelerator | None = None) -> Iterator[N
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:
-        with on(device_of(compute), compute.compile, together):
+        with on(device_of(compute), compute.compile, together, jobs_of(compute) * compute.processes):
             yield
     finally:
         torch.set_num_threads(threads)

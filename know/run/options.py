@@ -11,7 +11,8 @@ class Compute(Section):
     """Where the work runs. No result depends on ``jobs``, ``backend`` or ``address``.
 
     ``address``: of dask's scheduler, as ``tcp://host:8786``; none: a cluster is made on this machine, for the work alone.
-    ``deterministic``: CUDA gives the same bits every time, at some cost; the CPU does in any case.
+    ``deterministic``: CUDA gives the same bits every time, at some cost, or an error where PyTorch has no kernel that does: of
+    masks' loss, and of adaptive pooling as DeepLabV3+ has it. The CPU gives them in any case.
     ``processes``: that share each run of the stages ``forget`` and ``evaluate`` (``know.run.spread``): on CUDA, a GPU each. What
     they come to is one process's but for rounding (and dropout, and BatchNorm on the CPU), and is recorded apart.
     ``compile``: nets are compiled by ``torch.compile`` before they are trained: minutes once, for large nets on a GPU.

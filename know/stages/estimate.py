@@ -2,24 +2,26 @@
 
     python -m know.stages --estimate
 
-An image counts each time that a net is trained on it; one that is only looked at, as a third. How long it takes is measured with
-the network itself, on random images, on the device, on a CPU in as many processes as will run. What the store of runs has already is not subtracted.
+An image counts each time that a net is trained on it, or looks at it, as when its loss is measured. How long either takes is
+measured with the network itself, on random images, or on the data set's own where they stay in files and so have to be read; on the
+device, on a CPU in as many processes as will run. What the store of runs has already is not subtracted.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from operator import mul
 from statistics import mean
 
 import torch
 
 from know.data.catalogue import dataset
-from know.data.images import ImageSet
-from know.data.options import subset_sizes
+from know.data.images import FileSet, ImageSet
+from know.data.options import Downsize, subset_sizes
 from know.data.sources import DataError
-from know.data.splits import more_images, source_task
+from know.data.splits import Task, downstream_task, more_images, source_task
 from know.meta.runs import draw_runs
 from know.models.build import build
 from know.models.names import adapted, kind_of
@@ -30,15 +32,15 @@ from know.run.device import here
 from know.run.executor import device_of, jobs_of, map_all
 from know.stages.evaluate import SCRATCH, fine_tunings, followed
 from know.stages.forget import trained_sizes
-from know.stages.predict import control_starts, kept, real_steps, ruled
+from know.stages.predict import REESTIMATED, control_starts, kept, real_steps, ruled
 from know.stages.results import SavedStart, Track
+from know.tasks.measures import measure
 from know.tasks.options import Augmentation
 from know.training.forgetting import extra_compute, state_of
 from know.training.loop import Recipe, fit
 from know.weights.kinds import State
 
 LONG = 10_000_000  # images; what trains on fewer takes minutes
-LOOKED_AT = 1 / 3  # of the time of training on it: a pass forward, none back
 PROBE = 1.0  # seconds that are enough to measure
 WORDS = 16  # of a caption
 FEW = 16  # images, of which a large net takes that long on a CPU
@@ -46,7 +48,7 @@ FEW = 16  # images, of which a large net takes that long on a CPU
 
 @dataclass(frozen=True)
 class Network:
-    """What the time of an image depends on."""
+    """What the time of an image depends on; ``files``: the task, if its images are read from files each time."""
 
     architecture: str
     channels: int
@@ -54,6 +56,7 @@ class Network:
     outputs: int
     batch_size: int
     augment: Augmentation
+    files: Task | None = None
 
     def net(self) -> torch.nn.Module:
         return build(self.architecture, self.channels, self.outputs, seed=0)
@@ -63,77 +66,113 @@ class Network:
         """Of its state on disk."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.net().state_dict().values())
 
+    def images(self, count: int) -> ImageSet:
+        """So many for it: random ones, or some of its files', to be read."""
+        if self.files is not None:
+            pool = self.files.pool(here())
+            return pool.select(torch.randint(len(pool), (count,)))
+        images = torch.randint(256, (count, self.channels, self.side, self.side), dtype=torch.uint8)
+        labels, names = torch.arange(count) % self.outputs, tuple(map(str, range(self.outputs)))
+        masks = (images[:, 0] % self.outputs).to(torch.uint8)
+        tokens = torch.randint(self.outputs, (count, WORDS))
+        targets = {"classification": None, "segmentation": masks, "captioning": tokens}[kind_of(self.architecture)]
+        return ImageSet(images, labels, names, targets).to(here())
+
 
 @dataclass(frozen=True)
 class Work:
-    """``runs`` independent runs that train ``network`` on ``images`` in all, each as often as it is seen, and leave ``kept``
-    nets on disk, counted as often as they lie there."""
+    """``runs`` independent runs that train ``network`` on ``images`` in all, each as often as it is seen, look at ``looked_at``
+    more, and leave ``kept`` nets on disk, counted as often as they lie there."""
 
     what: str
     runs: int
     images: float
     network: Network
     kept: float = 0
+    looked_at: float = 0
+
+    @property
+    def seen(self) -> float:
+        """Images in all."""
+        return self.images + self.looked_at
 
 
 def works(params: Params) -> dict[str, list[Work]]:
     """The work of each stage that trains nets or keeps them. Of the source training it is the most that there can be."""
-    spare, side = _source(params)
     options, own, seeds = params.downsize, params.forget, params.downsize.source_seeds
+    first, second = _images(source_task, options), _images(downstream_task, options)
+    spare, validation = first.train - options.validation_images, options.validation_images
     sizes, length = subset_sizes(options.source_images, params.rate, params.history_length), params.history_length
     trained = trained_sizes(params, spare)
     more = more_images(options, params.rate, spare) if own.source.max_epochs else None
     drawn = dataset(options.dataset)
     outputs = drawn.outputs_of(len(options.source_classes))
-    source = Network(own.architecture, drawn.channels, side, outputs, own.source.batch_size, own.source.augment)
+    source = Network(
+        own.architecture, drawn.channels, first.side, outputs, own.source.batch_size, own.source.augment, first.files
+    )
     further = replace(source, batch_size=own.batch_size, augment=own.augment)
     forgotten = own.epochs * sum(sizes[1:])
     back = len(seeds) * bool(more and own.oracle)
     epochs = max(1, round(extra_compute(params.rate, length) * own.epochs))
+    # Of each weight of a path the loss on D_k and on the rest of D_0, on validation and on test images.
+    at_each, at_back = first.test + validation + sizes[0], first.test + validation + (more or 0)
     # A net lies in the store of runs, in data/ and in DVC's cache.
     forget = [
         Work("training, at most", len(seeds) * len(trained), len(seeds) * own.source.max_epochs * sum(trained), source,
-             3 * len(seeds) * len(trained)),
+             3 * len(seeds) * len(trained), len(seeds) * own.source.max_epochs * len(trained) * validation),
         Work("forgetting", len(seeds) + back, len(seeds) * forgotten + back * (forgotten + own.epochs * sizes[0]), further,
-             3 * length * (len(seeds) + back)),
-        Work("as long, on all of D_0", len(seeds), len(seeds) * forgotten, further, 3 * length * len(seeds)),
+             3 * length * (len(seeds) + back), length * (len(seeds) + back) * at_each + back * at_back),
+        Work("as long, on all of D_0", len(seeds), len(seeds) * forgotten, further, 3 * length * len(seeds),
+             length * len(seeds) * at_each),
         Work("training on", len(seeds), len(seeds) * epochs * sizes[0], further, 3 * len(seeds)),
     ]  # fmt: skip
 
     starts = planned_starts(params, trained, state_of(source.net()))
-    looked_at = LOOKED_AT * len(seeds) * len(starts) * options.source_images
-    predict = [Work("retrodiction", len(seeds), looked_at, source, 2 * len(seeds) * len(starts))]
+    anew = sum(start.batchnorm == "re-estimate" for start in starts) * min(REESTIMATED, options.source_images)
+    tested = sum(start.role not in ("path", "headroom") and not start.crossed for start in starts) * first.test
+    predict = [Work("retrodiction", len(seeds), 0, source, 2 * len(seeds) * len(starts), len(seeds) * (anew + tested))]
 
     tuning = params.evaluate.fine_tuning
     downstream = dataset(options.downstream_dataset)
     network = Network(
-        *(adapted(own.architecture, downstream.kind), downstream.channels, side),
+        *(adapted(own.architecture, downstream.kind), downstream.channels, first.side),
         downstream.outputs_of(len(options.downstream_classes)),
-        *(tuning.batch_size, tuning.augment),
+        *(tuning.batch_size, tuning.augment, second.files),
     )
     evaluate = []
-    for what, planned in (("fine-tuning", fine_tunings), ("learning curves", followed)):
+    points = 1 + tuning.epochs // max(1, tuning.epochs // 20)
+    once, often = (params.evaluate.validation_images + second.test, points * params.evaluate.validation_images)
+    for what, planned, looked_at in (("fine-tuning", fine_tunings, once), ("learning curves", followed, often)):
         runs = {
             (one.weights.method == "scratch", _content(one.weights, params, trained), one.lr, one.head_scale, draw)
             for one, draw in planned(params, [SCRATCH, *starts])
         }
         epochs_of = {True: tuning.epochs, False: tuning.head_epochs + tuning.epochs}  # from scratch or not
         images = sum(draw.labels * epochs_of[scratch] for scratch, *_, draw in runs)
-        evaluate.append(Work(what, len(runs), images, network))
+        evaluate.append(Work(what, len(runs), images, network, looked_at=len(runs) * looked_at))
     return {"forget": forget, "meta_train": list(_meta(params)), "predict": predict, "evaluate": evaluate}
 
 
-def _source(params: Params) -> tuple[int, int]:
-    """How many images of the source task there are beside its validation images, and their side in pixels.
+@dataclass(frozen=True)
+class Images:
+    """Of a task: how many there are to train and to test on, their side in pixels, and the task, if they stay in files."""
 
-    Where the data set cannot be had, as many as D_0 and the headroom need, of 32 pixels.
-    """
-    options = params.downsize
+    train: int
+    test: int
+    side: int
+    files: Task | None = None
+
+
+def _images(task: Callable[[Downsize], Task], options: Downsize) -> Images:
+    """Of the source or the downstream task. Where the data set cannot be had: as many as D_0, the headroom and validation need, of
+    32 pixels, and none to test on."""
     try:
-        pool = source_task(options).pool(torch.device("cpu"))
+        own = task(options)
+        train, test = own.opened("train"), own.opened("test")
     except DataError:
-        return max(options.source_images, *options.headroom_images, 0), options.side or 32
-    return len(pool) - options.validation_images, pool.shape[-1]
+        needed = max(options.source_images, *options.headroom_images, 0) + options.validation_images
+        return Images(needed, 0, options.side or 32)
+    return Images(len(train), len(test), train.shape[-1], own if isinstance(train, FileSet) and train.stays else None)
 
 
 def planned_starts(params: Params, trained: Collection[int], state: State) -> list[SavedStart]:
@@ -190,25 +229,23 @@ def _meta(params: Params) -> Iterator[Work]:
         yield Work(f"meta-dataset, {' on '.join(key)}", len(own), images, network, 3 * len(own) * own[0].subsets)
 
 
-def seconds_an_image(network: Network) -> float:
-    """Of training it, where this runs: of as many images as take a second or so."""
-    net = network.net().to(here())
+def seconds_an_image(network: Network) -> tuple[float, float]:
+    """Of training it and of looking at one, where this runs: of as many images as take a second or so."""
+    net, recipe = network.net().to(here()), Recipe(1, network.batch_size, 0.001, augment=network.augment)
 
-    def timed(count: int) -> float:
-        images = torch.randint(256, (count, network.channels, network.side, network.side), dtype=torch.uint8)
-        labels, names = torch.arange(count) % network.outputs, tuple(map(str, range(network.outputs)))
-        masks = (images[:, 0] % network.outputs).to(torch.uint8)
-        tokens = torch.randint(network.outputs, (count, WORDS))
-        targets = {"classification": None, "segmentation": masks, "captioning": tokens}[kind_of(network.architecture)]
-        data = ImageSet(images, labels, names, targets)
-        began = time.perf_counter()
-        fit(net, data.to(here()), Recipe(1, network.batch_size, 0.001, augment=network.augment), seed=0)
-        return time.perf_counter() - began
+    def an_image(work: Callable[[ImageSet], object]) -> float:
+        def timed(count: int) -> float:
+            data = network.images(count)
+            began = time.perf_counter()
+            work(data)
+            return time.perf_counter() - began
 
-    timed(count := FEW)  # a process's first step takes seconds: it loads PyTorch's compiler, or starts a GPU
-    while (seconds := timed(count)) < PROBE:
-        count = max(4 * count, network.batch_size)
-    return seconds / count
+        timed(count := FEW)  # a process's first step takes seconds: it loads PyTorch's compiler, or starts a GPU
+        while (seconds := timed(count)) < PROBE:
+            count = max(4 * count, network.batch_size)
+        return seconds / count
+
+    return an_image(lambda data: fit(net, data, recipe, seed=0)), an_image(lambda data: measure(net, data))
 
 
 def lines(params: Params, stages: Collection[str]) -> Iterator[str]:
@@ -216,24 +253,24 @@ def lines(params: Params, stages: Collection[str]) -> Iterator[str]:
     compute = params.compute.alone  # of a run that several processes share, it says what one would take
     jobs = jobs_of(compute)
     device = device_of(compute)
-    at_once = (
-        jobs if device.type == "cpu" else 1
-    )  # processes that share a GPU share its speed as well, two cores not quite
+    # Processes that share a GPU share its speed as well, two cores not quite.
+    at_once = jobs if device.type == "cpu" else 1
     where = f"in {jobs} process{'es' if jobs > 1 else ''} on {device}"
     hours, size = 0.0, 0.0
-    seconds: dict[Network, float] = {}
+    seconds: dict[Network, tuple[float, ...]] = {}
     for stage, every in works(params).items():
         parts = [part for part in every if part.runs and stage in stages]
         if not parts:
             continue
         for network in {part.network for part in parts} - seconds.keys():
-            seconds[network] = mean(map_all(seconds_an_image, [network] * at_once, compute, "probe"))
-        spent = [part.images * seconds[part.network] / at_once / 3600 for part in parts]
+            measured = map_all(seconds_an_image, [network] * at_once, compute, "probe")
+            seconds[network] = tuple(map(mean, zip(*measured, strict=True)))
+        spent = [sum(map(mul, (part.images, part.looked_at), seconds[part.network])) / at_once / 3600 for part in parts]
         disk = sum(part.kept * part.network.bytes for part in parts)
         hours, size = hours + sum(spent), size + disk
         yield f"{stage}: about {sum(spent):.1f} h {where}, {disk / 1e9:.1f} GB"
         for part, own in zip(parts, spent, strict=True):
-            yield f"  {part.what}: {part.runs} runs, {part.images / 1e6:.1f} M images of {part.network.architecture}, {own:.1f} h"
+            yield f"  {part.what}: {part.runs} runs, {part.seen / 1e6:.1f} M images of {part.network.architecture}, {own:.1f} h"
     if len(stages) > 1:
         yield f"in all: about {hours:.1f} h, {size / 1e9:.1f} GB"
 
@@ -241,4 +278,4 @@ def lines(params: Params, stages: Collection[str]) -> Iterator[str]:
 def announced(params: Params, stage: str) -> list[str]:
     """The lines of a stage that will train for long, and of no other."""
     parts = works(params).get(stage, [])
-    return list(lines(params, [stage])) if sum(part.images for part in parts) > LONG else []
+    return list(lines(params, [stage])) if sum(part.seen for part in parts) > LONG else []

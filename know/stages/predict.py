@@ -36,6 +36,7 @@ from know.stages.results import (
     write_starts,
     write_state,
 )
+from know.tasks.measures import at_once
 from know.training.forgetting import load_trajectory, state_of
 from know.training.landscape import LandscapeJob, landscape
 from know.training.loop import reestimate_batchnorm
@@ -49,6 +50,7 @@ from know.weights.kinds import State, TensorKind, kinds_of
 ON_PLANE = ("linear", "shrunk", "shrink", "more_data")
 """The starts that are shown on the landscape beside the candidate."""
 SAMPLE = 1000  # scalars of each kind whose steps are kept, for the figure
+REESTIMATED = 10_000  # images of D_0, at most, on which BatchNorm's statistics are averaged: hundreds are enough
 GEOMETRY = ["source_seed", "method", "role", "kind", "layer", "weights", "cosine", "norm_ratio"]
 
 
@@ -168,10 +170,11 @@ class Maker:
     theta_0: State
 
     def net(self, start: SavedStart, state: State) -> nn.Module:
-        """The network with a start's weights; "re-estimate" averages the statistics on D_0."""
+        """The network with a start's weights; "re-estimate" averages the statistics on D_0, or the first images of a large one."""
         net = self.source.net(with_batchnorm(state, self.theta_0, cast(BatchNormRule, start.batchnorm)))
         if start.batchnorm == "re-estimate":
-            reestimate_batchnorm(net, self.source.images_of(self.params.downsize.source_images).batches(500))
+            images = self.source.images_of(min(REESTIMATED, self.params.downsize.source_images))
+            reestimate_batchnorm(net, images.batches(at_once(images)))
         return net
 
 

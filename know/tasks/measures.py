@@ -16,7 +16,7 @@ from know.tasks.loss import autocast, kind_of, scored
 from know.tasks.options import Kind
 
 AT_ONCE, PIXELS = 500, 1 << 22
-"""The most images, and the most of their pixels, that are measured at once."""
+"""The most images, and the most of their pixels, that pass through a net at once."""
 BINS = 15
 UNSAID = -1
 """A word that no net says."""
@@ -83,7 +83,7 @@ def outcomes(net: nn.Module, data: Samples, batch_size: int) -> tuple[Tensor, Te
 
 
 def at_once(data: Images) -> int:
-    """How many of these images are measured at once."""
+    """How many of these images pass through a net at once where it is not trained."""
     return max(1, min(AT_ONCE, PIXELS // (data.shape[1] * data.shape[2])))
 
 
