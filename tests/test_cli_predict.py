@@ -415,8 +415,9 @@ def test_interrupted(folder, tmp_path):
     process.start()
     while len(list(out.parent.iterdir())) == 1 and process.is_alive():
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
-    process.join()
+    while process.is_alive():  # as one would: CPython may lose an interrupt that comes while C code clears its errors
+        os.kill(process.pid, signal.SIGINT)
+        process.join(10)
     assert process.exitcode not in (0, None)
     assert_untouched(out)
 
