@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_here = torch.device("cpu")
-_compiled = False
-_together: Accelerator | None = None
-_sharing = 1
+
+class Place(NamedTuple):
+    """Where the runs of this process compute, and how: as ``on`` says."""
+
+    device: torch.device = torch.device("cpu")
+    compiled: bool = False
+    together: Accelerator | None = None
+    sharing: int = 1
+
+
+_place = Place()
 
 
 def device_named(name: str) -> torch.device:
@@ -35,22 +42,22 @@ def device_named(name: str) -> torch.device:
 
 def here() -> torch.device:
     """Where a run computes: a run is a function of its job alone, and its device is the executor's business."""
-    return _here
+    return _place.device
 
 
 def compiled() -> bool:
     """Whether a run compiles the nets that it trains."""
-    return _compiled
+    return _place.compiled
 
 
 def together() -> Accelerator | None:
     """What connects this process to the others that make the same run with it (``know.run.spread``); None: it makes it alone."""
-    return _together
+    return _place.together
 
 
 def sharing() -> int:
     """How many processes share this machine's cores, this one among them."""
-    return _sharing
+    return _place.sharing
 
 
 @contextmanager
@@ -59,10 +66,9 @@ def on(
 ) -> Iterator[None]:
     """Let the runs in the block compute on this device, with their nets compiled or as they are, ``together`` with other
     processes or alone, ``sharing`` the machine with so many, themselves among them."""
-    global _here, _compiled, _together, _sharing
-    before = _here, _compiled, _together, _sharing
-    _here, _compiled, _together, _sharing = device, compiled, together, sharing
+    global _place
+    before, _place = _place, Place(device, compiled, together, sharing)
     try:
         yield
     finally:
-        _here, _compiled, _together, _sharing = before
+        _place = before
