@@ -10,6 +10,7 @@ from layouts import write
 from know import params as know_params
 from know import paths
 from know.data import images
+from know.data.decoding import ImageError
 from know.stages import __main__, estimate
 from know.stages.evaluate import SCRATCH, treated
 
@@ -42,15 +43,24 @@ def test_what_is_measured_counts_by_hand(micro):
     assert forget["forgetting"].looked_at == 4 * 5 * each + 2 * (500 + 60 + 384)
     assert forget["as long, on all of D_0"].looked_at == 2 * 5 * each
     assert forget["training on"].looked_at == 0
-    (predict,) = estimate.works(micro)["predict"]
+    predict, again, landscape = estimate.works(micro)["predict"]
     starts = estimate.planned_starts(micro, {384, 192, 96}, STATE)
     shown = [start for start in starts if start.method in ("theta", "trained") or start.crossed]
     assert len(shown) < len(starts) and {start.batchnorm for start in starts} == {"re-estimate", "reset"}
     anew = [start for start in starts if start.batchnorm == "re-estimate"]
-    assert predict.images == 0 and predict.looked_at == 2 * (len(anew) * 192 + (len(starts) - len(shown)) * 500)
+    assert predict.images == 0 and predict.looked_at + again.looked_at == 2 * (
+        len(anew) * 192 + (len(starts) - len(shown)) * 500
+    )
+    assert again.images == 0 and again.looked_at == 2 * len(anew) * 192
+    assert landscape.runs == 1 and landscape.looked_at == (21 * 21 + 5) * 60
     tuned, curves = estimate.works(micro)["evaluate"]
     assert tuned.looked_at == tuned.runs * (60 + 500)
     assert curves.looked_at == curves.runs * 60 * (1 + micro.evaluate.fine_tuning.epochs)
+
+
+def test_a_net_without_batchnorm_has_none_to_re_estimate(tmp_path):
+    _, again, _ = estimate.works(loaded(tmp_path, forget={"architecture": "cnn"}))["predict"]
+    assert again.runs == again.looked_at == 0
 
 
 def test_images_that_stay_in_files_are_read_and_those_that_are_not_there_are_no_error(tmp_path, monkeypatch):
@@ -64,6 +74,11 @@ def test_images_that_stay_in_files_are_read_and_those_that_are_not_there_are_no_
     works = estimate.works(params)
     source, downstream = works["forget"][0].network, works["evaluate"][0].network
     assert source.files.dataset == "cub" and downstream.files is None
+    assert (source.missing, downstream.missing) == ("", "stanford-cars")
+    monkeypatch.setattr(estimate, "map_all", lambda function, jobs, *_: [(0.001, 0.001)] * len(jobs))
+    missing = "  stanford-cars is not here: without its test images, and without the time to read its files"
+    printed = list(estimate.lines(params, __main__.TRAINING))
+    assert printed.index(missing) == len(printed) - 2 and printed.count(missing) == 1
     read, whole = [], images.Files.__getitem__
     monkeypatch.setattr(images.Files, "__getitem__", lambda files, i: read.append(i) or whole(files, i))
     assert estimate.seconds_an_image(downstream) and not read
@@ -134,3 +149,28 @@ def test_a_process_s_first_step_is_no_part_of_an_image_s_time(monkeypatch):
     monkeypatch.setattr(estimate, "measure", taking(0.0004))
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: now)
     assert estimate.seconds_an_image(NETWORK) == pytest.approx((0.001, 0.0004))
+
+
+def test_each_task_s_images_have_their_own_side(tmp_path, monkeypatch):
+    """Also of a data set that is not here."""
+    monkeypatch.setattr(paths, "RAW", tmp_path)
+    write("tiny-imagenet", tmp_path / "tiny-imagenet", 2, 40)
+    own = {
+        "dataset": "tiny-imagenet",
+        "downstream_dataset": "cub",
+        "source_classes": [0, 1],
+        "downstream_classes": [0, 1],
+    }
+    sizes = {"source_images": 40, "validation_images": 8, "headroom_images": [], "image_size": None}
+    works = estimate.works(loaded(tmp_path, downsize=own | sizes))
+    assert (works["forget"][0].network.side, works["evaluate"][0].network.side) == (64, 224)
+
+
+def test_a_damaged_image_is_named_in_a_line(micro, monkeypatch, capsys):
+    def damaged(*_):
+        raise ImageError("bird.jpg: not a readable image")
+
+    monkeypatch.setattr(estimate, "map_all", damaged)
+    monkeypatch.setattr(__main__.params, "load", lambda: micro)
+    monkeypatch.setattr("sys.argv", ["know.stages", "--estimate"])
+    assert __main__.main() == 1 and capsys.readouterr().err == "bird.jpg: not a readable image\n"

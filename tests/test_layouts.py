@@ -4,6 +4,7 @@ import shutil
 import socket
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layouts import NAMES, write
 from PIL import Image
+from safetensors.torch import save_file
 
 from know import params, paths
 from know.data import catalogue, images, layouts
@@ -22,10 +24,14 @@ from know.data.images import FileSet, ImageSet, images_digest, load
 from know.data.layouts import Flickr8k, Published, words_of
 from know.data.names import END, PAD, SPECIAL, START, UNKNOWN, VOID
 from know.data.sources import DataError
-from know.data.splits import Task
+from know.data.splits import Split, Task
 from know.run.executor import map_all
 from know.run.options import Compute
-from know.training.runs import TransferJob
+from know.run.store import FileInput
+from know.stages.predict import Maker
+from know.stages.results import SavedStart
+from know.training.landscape import LandscapeJob, landscape
+from know.training.runs import SourceJob, TransferJob
 
 CLASSES, PER_CLASS, SIDE = 3, 4, 12
 
@@ -107,6 +113,29 @@ def test_only_what_a_task_has_is_decoded_and_held_if_it_is_small(tmp_path, monke
     assert type(one.pool(cpu)) is ImageSet and len(one.pool(cpu)) == len(read) == 8
     assert type(one.test(cpu)) is ImageSet and len(read) == 8 + 4
     assert type(replace(one, domains=()).pool(cpu)) is FileSet and len(read) == 8 + 4
+
+
+def test_what_is_looked_at_many_times_is_read_once_where_memory_holds_it(tmp_path, monkeypatch):
+    """The images of the loss landscape, and those that BatchNorm is re-estimated on; those of a net without it are not read."""
+    write("cub", tmp_path / "raw" / "cub", 2, 8)
+    monkeypatch.setattr(images, "IN_MEMORY", 8 * 3 * 16 * 16)  # of the 16
+    split = tmp_path / "split.safetensors"
+    Split(torch.arange(8), torch.arange(8, 16)).write(split)
+    read, whole = [], images.Files.__getitem__
+    monkeypatch.setattr(images.Files, "__getitem__", lambda files, i: read.append(i) or whole(files, i))
+    for architecture, expected in (("cnn", 0), ("cnn-bn", 8)):
+        task = Task("cub", (0, 1), image_size=16)
+        source = SourceJob(task, architecture, FileInput.of(split), 8, params.load().forget.source, seed=0)
+        state = source.net().state_dict()
+        maker = Maker(SimpleNamespace(downsize=SimpleNamespace(source_images=8)), source, state)
+        for _ in range(3):
+            maker.net(SavedStart("main", "naive", 0, 0, "reference", batchnorm="re-estimate"), state)
+        assert len(read) == expected
+    states = [tmp_path / f"{k}.safetensors" for k in range(3)]
+    for k, file in enumerate(states):
+        save_file({name: t + k**2 * torch.ones_like(t) * (0.1 + t.abs()) for name, t in state.items()}, file)
+    found = landscape(LandscapeJob(source, tuple(map(FileInput.of, states)), (), ()))
+    assert len(found.grid) == 21 * 21 and len(read) == 8 + 8
 
 
 def test_how_many_threads_read_changes_nothing(tmp_path, monkeypatch):
@@ -326,3 +355,11 @@ def test_the_documentation_names_every_source():
         assert f"`{spec.name}`" in text
         if isinstance(spec.fetch, Published):
             assert spec.fetch.source.url.split(",")[0] in text
+
+
+@pytest.mark.parametrize("variable", ["KNOW_IN_MEMORY", "KNOW_WORKERS"])
+@pytest.mark.parametrize("text", ["", "two", "-1", "nan", "inf"])
+def test_an_environment_variable_that_is_no_number_is_an_error(variable, text, monkeypatch):
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(params.ParamError, match=f"{variable}: got '{text}'; allowed: a number, 0 or more"):
+        images._number(variable, "0")

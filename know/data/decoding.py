@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+class ImageError(ValueError):
+    """A file is not the image that it should be. The message is one line."""
+
+
 def decoded(path: Path) -> Image.Image:
     """The image in a file, in memory as it is stored.
 
     Raises:
-        ValueError: it is missing or damaged, for which each of Pillow's decoders has its own errors; or it declares more
+        ImageError: it is missing or damaged, for which each of Pillow's decoders has its own errors; or it declares more
             than twice ``PIL.Image.MAX_IMAGE_PIXELS``, which may be set higher.
     """
     from PIL import Image  # prediction needs no images
@@ -25,9 +29,9 @@ def decoded(path: Path) -> Image.Image:
             image.load()
             return image
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: {error}; if that is right, set PIL.Image.MAX_IMAGE_PIXELS") from None
+        raise ImageError(f"{path}: {error}; if that is right, set PIL.Image.MAX_IMAGE_PIXELS") from None
     except Exception as error:
-        raise ValueError(
+        raise ImageError(
             f"{path}: not a readable image ({error or type(error).__name__}); repair or remove it"
         ) from None
 

@@ -1,4 +1,4 @@
-"""Labelled images in memory, and batches of them."""
+"""Labelled images, in memory or in their files, and batches of them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,35 @@ import joblib
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
 from know.data.catalogue import DatasetSpec, dataset
 from know.data.decoding import image_array, mask_array
 from know.data.layouts import Listing
 from know.data.names import IGNORED, VOID
 from know.data.sources import Part, digest
+from know.options import ParamError
 from know.run.device import sharing
 
 R = TypeVar("R")
 T = TypeVar("T")
 
-IN_MEMORY = float(os.environ.get("KNOW_IN_MEMORY", 4e9))
+
+def _number(variable: str, default: str) -> float:
+    """What the environment says. Raises ParamError: it is no number, or a negative one."""
+    given = os.environ.get(variable, default)
+    try:
+        number = float(given)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ParamError(f"{variable}: got {given!r}; allowed: a number, 0 or more")
+    return number
+
+
+IN_MEMORY = _number("KNOW_IN_MEMORY", "4e9")
 """The bytes of decoded images up to which what is used of a part of a data set is held in memory."""
-WORKERS = int(os.environ.get("KNOW_WORKERS", 0))
+WORKERS = int(_number("KNOW_WORKERS", "0"))
 """The threads that read images from files for a process that trains; 0: its share of the machine's cores."""
 
 
@@ -243,7 +257,7 @@ def index_of_domains(domains: Tensor | None, chosen: Sequence[int]) -> Tensor:
     return torch.isin(domains, torch.tensor(list(chosen), dtype=torch.int64, device=domains.device)).nonzero()[:, 0]
 
 
-class Files(Dataset[tuple[Tensor, Tensor | int]]):
+class Files:
     """The samples of a ``Listing``, decoded when they are asked for: an image uint8 (channels, side, side) and its target."""
 
     def __init__(self, listing: Listing, channels: int, side: int) -> None:

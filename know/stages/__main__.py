@@ -14,6 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from know import params, paths
+from know.data.decoding import ImageError
 from know.data.sources import DataError
 from know.run.notebook import ANSI, NotebookError, run
 from know.run.process import INTERRUPTED, behave
@@ -76,7 +77,7 @@ def main() -> int:
             _print(_estimate().lines(params.load(), TRAINING))
         else:
             run_stage(arguments.stage)
-    except (params.ParamError, NotebookError, DataError, OSError) as error:
+    except (params.ParamError, NotebookError, DataError, ImageError, OSError) as error:
         message = str(error)
         print(message if sys.stderr.isatty() else ANSI.sub("", message), file=sys.stderr)
         return 1

@@ -4,7 +4,7 @@
 
 An image counts each time that a net is trained on it, or looks at it, as when its loss is measured. How long either takes is
 measured with the network itself, on random images, or on the data set's own where they stay in files and so have to be read; on the
-device, on a CPU in as many processes as will run. What the store of runs has already is not subtracted.
+device, in as many processes as will run. What the store of runs has already is not subtracted.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from statistics import mean
 
 import torch
 
-from know.data.catalogue import dataset
+from know.data.catalogue import DatasetSpec, dataset
 from know.data.images import FileSet, ImageSet
+from know.data.layouts import Published
 from know.data.options import Downsize, subset_sizes
 from know.data.sources import DataError
 from know.data.splits import Task, downstream_task, more_images, source_task
@@ -37,7 +38,9 @@ from know.stages.results import SavedStart, Track
 from know.tasks.measures import measure
 from know.tasks.options import Augmentation
 from know.training.forgetting import extra_compute, state_of
+from know.training.landscape import IMAGES, SIZE
 from know.training.loop import Recipe, fit
+from know.weights.batchnorm import batchnorm_layers
 from know.weights.kinds import State
 
 LONG = 10_000_000  # images; what trains on fewer takes minutes
@@ -48,7 +51,8 @@ FEW = 16  # images, of which a large net takes that long on a CPU
 
 @dataclass(frozen=True)
 class Network:
-    """What the time of an image depends on; ``files``: the task, if its images are read from files each time."""
+    """What the time of an image depends on; ``files``: the task, if its images are read from files each time; ``missing``: its
+    data set, if that is not here."""
 
     architecture: str
     channels: int
@@ -57,6 +61,7 @@ class Network:
     batch_size: int
     augment: Augmentation
     files: Task | None = None
+    missing: str = ""
 
     def net(self) -> torch.nn.Module:
         return build(self.architecture, self.channels, self.outputs, seed=0)
@@ -100,16 +105,17 @@ class Work:
 def works(params: Params) -> dict[str, list[Work]]:
     """The work of each stage that trains nets or keeps them. Of the source training it is the most that there can be."""
     options, own, seeds = params.downsize, params.forget, params.downsize.source_seeds
-    first, second = _images(source_task, options), _images(downstream_task, options)
+    drawn, downstream = dataset(options.dataset), dataset(options.downstream_dataset)
+    first, second = _images(drawn, source_task, options), _images(downstream, downstream_task, options)
     spare, validation = first.train - options.validation_images, options.validation_images
     sizes, length = subset_sizes(options.source_images, params.rate, params.history_length), params.history_length
     trained = trained_sizes(params, spare)
     more = more_images(options, params.rate, spare) if own.source.max_epochs else None
-    drawn = dataset(options.dataset)
     outputs = drawn.outputs_of(len(options.source_classes))
     source = Network(
-        own.architecture, drawn.channels, first.side, outputs, own.source.batch_size, own.source.augment, first.files
-    )
+        own.architecture, drawn.channels, first.side, outputs, own.source.batch_size, own.source.augment, first.files,
+        first.missing,
+    )  # fmt: skip
     further = replace(source, batch_size=own.batch_size, augment=own.augment)
     forgotten = own.epochs * sum(sizes[1:])
     back = len(seeds) * bool(more and own.oracle)
@@ -127,18 +133,23 @@ def works(params: Params) -> dict[str, list[Work]]:
         Work("training on", len(seeds), len(seeds) * epochs * sizes[0], further, 3 * len(seeds)),
     ]  # fmt: skip
 
-    starts = planned_starts(params, trained, state_of(source.net()))
-    anew = sum(start.batchnorm == "re-estimate" for start in starts) * min(REESTIMATED, options.source_images)
+    net = source.net()
+    starts = planned_starts(params, trained, state_of(net))
+    anew = bool(batchnorm_layers(net)) * sum(start.batchnorm == "re-estimate" for start in starts)
     tested = sum(start.role not in ("path", "headroom") and not start.crossed for start in starts) * first.test
-    predict = [Work("retrodiction", len(seeds), 0, source, 2 * len(seeds) * len(starts), len(seeds) * (anew + tested))]
+    held = replace(source, files=None)  # what is looked at many times is read once
+    predict = [
+        Work("retrodiction", len(seeds), 0, source, 2 * len(seeds) * len(starts), len(seeds) * tested),
+        Work("BatchNorm, re-estimated", len(seeds) * bool(anew), 0, held,
+             looked_at=len(seeds) * anew * min(REESTIMATED, options.source_images)),
+        Work("loss landscape", 1, 0, held, looked_at=(SIZE**2 + length) * min(IMAGES, validation)),
+    ]  # fmt: skip
 
     tuning = params.evaluate.fine_tuning
-    downstream = dataset(options.downstream_dataset)
     network = Network(
-        *(adapted(own.architecture, downstream.kind), downstream.channels, first.side),
-        downstream.outputs_of(len(options.downstream_classes)),
-        *(tuning.batch_size, tuning.augment, second.files),
-    )
+        adapted(own.architecture, downstream.kind), downstream.channels, second.side,
+        downstream.outputs_of(len(options.downstream_classes)), tuning.batch_size, tuning.augment, second.files, second.missing,
+    )  # fmt: skip
     evaluate = []
     points = 1 + tuning.epochs // max(1, tuning.epochs // 20)
     once, often = (params.evaluate.validation_images + second.test, points * params.evaluate.validation_images)
@@ -155,23 +166,27 @@ def works(params: Params) -> dict[str, list[Work]]:
 
 @dataclass(frozen=True)
 class Images:
-    """Of a task: how many there are to train and to test on, their side in pixels, and the task, if they stay in files."""
+    """Of a task: how many there are to train and to test on, their side in pixels, the task, if they stay in files,
+    and the data set's name, if it is not here."""
 
     train: int
     test: int
     side: int
     files: Task | None = None
+    missing: str = ""
 
 
-def _images(task: Callable[[Downsize], Task], options: Downsize) -> Images:
-    """Of the source or the downstream task. Where the data set cannot be had: as many as D_0, the headroom and validation need, of
-    32 pixels, and none to test on."""
+def _images(spec: DatasetSpec, task: Callable[[Downsize], Task], options: Downsize) -> Images:
+    """Of the source or the downstream task. Where the data set cannot be had: as many as D_0, the headroom and validation need, and
+    none to test on."""
     try:
         own = task(options)
         train, test = own.opened("train"), own.opened("test")
     except DataError:
         needed = max(options.source_images, *options.headroom_images, 0) + options.validation_images
-        return Images(needed, 0, options.side or 32)
+        return Images(
+            needed, 0, options.side or (spec.size if isinstance(spec.fetch, Published) else 32), missing=spec.name
+        )
     return Images(len(train), len(test), train.shape[-1], own if isinstance(train, FileSet) and train.stays else None)
 
 
@@ -252,10 +267,7 @@ def lines(params: Params, stages: Collection[str]) -> Iterator[str]:
     """Of each of the stages that does such work, and of its parts: how much there is, and about how long it takes."""
     compute = params.compute.alone  # of a run that several processes share, it says what one would take
     jobs = jobs_of(compute)
-    device = device_of(compute)
-    # Processes that share a GPU share its speed as well, two cores not quite.
-    at_once = jobs if device.type == "cpu" else 1
-    where = f"in {jobs} process{'es' if jobs > 1 else ''} on {device}"
+    where = f"in {jobs} process{'es' if jobs > 1 else ''} on {device_of(compute)}"
     hours, size = 0.0, 0.0
     seconds: dict[Network, tuple[float, ...]] = {}
     for stage, every in works(params).items():
@@ -263,14 +275,19 @@ def lines(params: Params, stages: Collection[str]) -> Iterator[str]:
         if not parts:
             continue
         for network in {part.network for part in parts} - seconds.keys():
-            measured = map_all(seconds_an_image, [network] * at_once, compute, "probe")
+            measured = map_all(seconds_an_image, [network] * jobs, compute, "probe")
             seconds[network] = tuple(map(mean, zip(*measured, strict=True)))
-        spent = [sum(map(mul, (part.images, part.looked_at), seconds[part.network])) / at_once / 3600 for part in parts]
+        spent = [
+            sum(map(mul, (part.images, part.looked_at), seconds[part.network])) / min(jobs, part.runs) / 3600
+            for part in parts
+        ]
         disk = sum(part.kept * part.network.bytes for part in parts)
         hours, size = hours + sum(spent), size + disk
         yield f"{stage}: about {sum(spent):.1f} h {where}, {disk / 1e9:.1f} GB"
         for part, own in zip(parts, spent, strict=True):
             yield f"  {part.what}: {part.runs} runs, {part.seen / 1e6:.1f} M images of {part.network.architecture}, {own:.1f} h"
+        for name in sorted({part.network.missing for part in parts} - {""}):
+            yield f"  {name} is not here: without its test images, and without the time to read its files"
     if len(stages) > 1:
         yield f"in all: about {hours:.1f} h, {size / 1e9:.1f} GB"
 

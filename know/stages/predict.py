@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import cast
 
 import pandas as pd
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
+from know.data.images import ImageSet, held
 from know.params import Params
 from know.prediction.controls import Case
 from know.prediction.engine import pointwise_of
@@ -173,9 +174,16 @@ class Maker:
         """The network with a start's weights; "re-estimate" averages the statistics on D_0, or the first images of a large one."""
         net = self.source.net(with_batchnorm(state, self.theta_0, cast(BatchNormRule, start.batchnorm)))
         if start.batchnorm == "re-estimate":
-            images = self.source.images_of(min(REESTIMATED, self.params.downsize.source_images))
-            reestimate_batchnorm(net, images.batches(at_once(images)))
+            reestimate_batchnorm(net, self._batches())
         return net
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from self._images.batches(at_once(self._images))
+
+    @cached_property
+    def _images(self) -> ImageSet:
+        """Read once for all starts, if memory holds them, and only when they are asked for."""
+        return held(self.source.images_of(min(REESTIMATED, self.params.downsize.source_images)))
 
 
 def _seed_starts(job: SeedJob) -> SeedStarts:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import torch
 from safetensors.torch import load_file
 
+from know.data.images import held
 from know.run.store import FileInput
 from know.tasks.measures import measure
 from know.training.runs import SourceJob
 from know.weights.kinds import State
 from know.weights.landscape import grid, plane_of
+
+IMAGES, SIZE = 600, 21
+"""The validation images, at most, whose loss is taken, and the points on a side of the grid."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,17 @@ class Landscape:
 
 
 def landscape(job: LandscapeJob) -> Landscape:
-    """Loss on 600 validation images, on a grid of 21 × 21 points."""
+    """Loss on ``IMAGES`` validation images, on a grid of ``SIZE`` × ``SIZE`` points."""
     path = [load_file(file.path) for file in job.path]
     starts = [load_file(file.path) for file in job.starts]
-    plane, images, net = plane_of(path), job.source.validation, job.source.net()
-    images = images.select(torch.arange(min(600, len(images))))
+    plane, validation, net = plane_of(path), job.source.validation, job.source.net()
+    images = held(validation.select(torch.arange(min(IMAGES, len(validation)))))
 
     def loss(state: State) -> float:
         net.load_state_dict(state)
         return measure(net, images)[0]
 
     at = [plane.coordinates(state) for state in (*path, *starts)]
-    held = [*at[: len(path)], *(at[len(path) + i] for i in job.inside)]
+    seen = [*at[: len(path)], *(at[len(path) + i] for i in job.inside)]
     points = [(*where, loss(state), plane.off_plane(state)) for where, state in zip(at, (*path, *starts), strict=True)]
-    return Landscape(grid(plane, held, loss), points, list(plane.share))
+    return Landscape(grid(plane, seen, loss, SIZE), points, list(plane.share))

@@ -24,6 +24,7 @@ from know.tasks.measures import measure
 from know.tasks.options import Augmentation
 from know.training.reached import History, Standing
 from know.training.shares import agreed, loss_of_share, seed_share, sum_gradients, summed, synchronise_batchnorm
+from know.weights.batchnorm import batchnorm_layers
 
 B = TypeVar("B")
 
@@ -161,8 +162,7 @@ def steps_of(
 
 def batchnorm_parameters(net: nn.Module) -> list[nn.Parameter]:
     """γ and β of all BatchNorm layers."""
-    layers = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    return [parameter for layer in layers for parameter in layer.parameters()]
+    return [parameter for layer in batchnorm_layers(net) for parameter in layer.parameters()]
 
 
 def reestimate_batchnorm(model: nn.Module, loader: Iterable[Tensor | Sequence[Tensor]]) -> None:
@@ -171,13 +171,15 @@ def reestimate_batchnorm(model: nn.Module, loader: Iterable[Tensor | Sequence[Te
     All other weights stay; so does whether the model is in training mode.
 
     Args:
-        model: any module, usually with predicted weights; one without BatchNorm is left alone.
+        model: any module, usually with predicted weights; one without BatchNorm is left alone, and nothing is read for it.
         loader: batches of inputs, or sequences whose first entry is one, as a ``DataLoader`` yields them: some hundred
             images of the data that Θ_0 was trained on do. They are moved to the model's device.
 
     Raises:
         ValueError: there is not a single batch, which would leave no statistics at all.
     """
+    if not batchnorm_layers(model):
+        return
     first = next(iterator := iter(loader), None)
     if first is None:
         raise ValueError("BatchNorm statistics need at least one batch of inputs")

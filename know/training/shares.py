@@ -17,6 +17,7 @@ from torch.nn.modules import batchnorm
 from know.run.device import together
 from know.seeds import derive
 from know.tasks.loss import loss_of
+from know.weights.batchnorm import batchnorm_layers
 
 T = TypeVar("T")
 
@@ -85,8 +86,7 @@ def synchronise_batchnorm(net: nn.Module) -> None:
     if group is None or group.device.type != "cuda":
         return
     plain = (batchnorm.BatchNorm1d, batchnorm.BatchNorm2d, batchnorm.BatchNorm3d, nn.SyncBatchNorm)
-    layers = [module for module in net.modules() if isinstance(module, batchnorm._BatchNorm)]
-    if other := [type(layer) for layer in layers if type(layer) not in plain]:
+    if other := [type(layer) for layer in batchnorm_layers(net) if type(layer) not in plain]:
         raise ValueError(
             f"compute.processes: got {group.num_processes}; allowed: 1 for a net with {other[0].__module__}.{other[0].__name__}"
         )

@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from know.weights.kinds import State
 
 BatchNormRule = Literal["copy", "predict", "reset", "re-estimate"]
 CROSSED: dict[BatchNormRule, BatchNormRule] = {"reset": "re-estimate", "re-estimate": "reset"}
 """The rule that a start is made under beside its own, where the two are crossed; any other rule's is "reset"."""
+
+
+def batchnorm_layers(net: nn.Module) -> list[_BatchNorm]:
+    """All BatchNorm layers of a net."""
+    return [module for module in net.modules() if isinstance(module, _BatchNorm)]
 
 
 def with_batchnorm(state: Mapping[str, Tensor], theta_0: Mapping[str, Tensor], rule: BatchNormRule) -> State:

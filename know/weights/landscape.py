@@ -60,7 +60,7 @@ def grid(
     plane: Plane,
     points: Sequence[tuple[float, float]],
     loss: Callable[[State], float],
-    size: int = 21,
+    size: int,
     margin: float = 0.25,
 ) -> list[tuple[float, float, float]]:
     """x, y and the loss on ``size`` × ``size`` points that hold ``points``, with a ``margin`` (a share) on each side."""
